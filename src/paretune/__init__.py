@@ -1,0 +1,59 @@
+"""paretune: make a trained neural network small and fast within a budget, and prove it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from paretune.ask.budget import Budget
+    from paretune.ask.workload import Workload
+    from paretune.check.front import front
+    from paretune.check.verdict import judge
+    from paretune.deliver.bundle import Bundle, pack
+    from paretune.deliver.run import Run
+    from paretune.errors import ParetuneError
+    from paretune.measure import measure
+    from paretune.optimize import optimize
+
+_PLACES = {
+    "Budget": "paretune.ask.budget",
+    "Bundle": "paretune.deliver.bundle",
+    "ParetuneError": "paretune.errors",
+    "Run": "paretune.deliver.run",
+    "Workload": "paretune.ask.workload",
+    "front": "paretune.check.front",
+    "judge": "paretune.check.verdict",
+    "measure": "paretune.measure",
+    "optimize": "paretune.optimize",
+    "pack": "paretune.deliver.bundle",
+}
+
+__all__ = ["Budget", "Bundle", "ParetuneError", "Run", "Workload", "front", "judge", "measure", "optimize", "pack"]
+
+
+def __getattr__(name: str) -> Any:
+    # loaded when asked for: a measuring child imports this package too, and its memory is measured
+    if name not in _PLACES:
+        raise AttributeError(f"module 'paretune' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_PLACES[name]), name)
+
+
+# onnxruntime writes usage events unless this is set before it loads; nothing here phones home
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+
+class _Package(ModuleType):
+    """Importing ``paretune.optimize`` must not hide the verb of the same name behind its module."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, ModuleType) and name in _PLACES:
+            value = getattr(value, name)
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

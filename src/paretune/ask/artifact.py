@@ -1,0 +1,184 @@
+"""Artifact: a model in one form, a directory of files known by its digest."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from paretune.errors import ArtifactError
+
+META = "artifact.json"
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, numpy dtype name and shape of one input or output; a string in the shape is a free (dynamic) axis."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+    @classmethod
+    def of(cls, value: Mapping[str, Any]) -> TensorSpec:
+        return cls(value["name"], value["dtype"], tuple(value["shape"]))
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A model in one form.
+
+    Attributes
+    ----------
+    form
+        ``torch``, ``onnx``, ``openvino`` …
+    root
+        The directory that holds the files.
+    files
+        Relative path → sha256 of every file that belongs to the model.
+    inputs, outputs
+        In the order in which a runner takes and returns them.
+    keyword_inputs
+        The model is called with keyword arguments named like the inputs.
+    output_kind
+        What the model returns: one tensor, a tuple, or a dict keyed by the outputs' names.
+    precision
+        The dominant arithmetic: ``fp32``, ``fp16``, ``bf16``, ``int8``.
+    parameters, macs
+        Number of parameters; multiply-accumulates for one example (None when unknown).
+    notes
+        Findings that belong to the artefact, in words.
+    origin
+        A live handle of the user's own model, where there is one; never stored.
+    """
+
+    form: str
+    root: Path
+    files: Mapping[str, str]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    keyword_inputs: bool = False
+    output_kind: Literal["single", "tuple", "dict"] = "single"
+    precision: str = "fp32"
+    parameters: int | None = None
+    macs: int | None = None
+    notes: tuple[str, ...] = ()
+    origin: object | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def digest(self) -> str:
+        """sha256 over the form, the specs and the digests of the files: independent of where they lie."""
+        described = [self.form, sorted(self.files.items()), self._described()]
+        return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def size_bytes(self) -> int:
+        """The size of the model's files on disk."""
+        return sum((self.root / name).stat().st_size for name in self.files)
+
+    def path(self, suffix: str) -> Path:
+        """The one file with this suffix (``.onnx``, ``.xml``, …)."""
+        found = [self.root / name for name in self.files if name.endswith(suffix)]
+        if len(found) != 1:
+            raise ArtifactError(f"expected one {suffix} file and found {len(found)}", where=str(self.root))
+        return found[0]
+
+    def _described(self) -> dict[str, Any]:
+        return {
+            "inputs": [dataclasses.asdict(spec) for spec in self.inputs],
+            "outputs": [dataclasses.asdict(spec) for spec in self.outputs],
+            "keyword_inputs": self.keyword_inputs,
+            "output_kind": self.output_kind,
+        }
+
+    def describe(self) -> dict[str, Any]:
+        """Everything but the live handle and the place, as plain JSON values."""
+        return {
+            "form": self.form,
+            "digest": self.digest,
+            "files": dict(sorted(self.files.items())),
+            **self._described(),
+            "precision": self.precision,
+            "parameters": self.parameters,
+            "macs": self.macs,
+            "notes": list(self.notes),
+        }
+
+    @classmethod
+    def seal(
+        cls,
+        form: str,
+        root: Path,
+        inputs: tuple[TensorSpec, ...],
+        outputs: tuple[TensorSpec, ...],
+        **facts: Any,
+    ) -> Artifact:
+        """Hash every file below ``root``, write ``artifact.json`` beside them and return the artefact."""
+        files = {
+            path.relative_to(root).as_posix(): sha256_of(path)
+            for path in sorted(root.rglob("*"))
+            if path.is_file() and path.name != META
+        }
+        artifact = cls(form, root, files, inputs, outputs, **facts)
+        (root / META).write_text(json.dumps(artifact.describe(), indent=1))
+        return artifact
+
+    @classmethod
+    def describe_from(cls, value: Mapping[str, Any], root: Path) -> Artifact:
+        """The artefact that :meth:`describe` described, at ``root``; nothing is checked."""
+        return cls(
+            form=value["form"],
+            root=root,
+            files=dict(value["files"]),
+            inputs=tuple(TensorSpec.of(spec) for spec in value["inputs"]),
+            outputs=tuple(TensorSpec.of(spec) for spec in value["outputs"]),
+            keyword_inputs=value["keyword_inputs"],
+            output_kind=value["output_kind"],
+            precision=value["precision"],
+            parameters=value["parameters"],
+            macs=value["macs"],
+            notes=tuple(value["notes"]),
+        )
+
+    @classmethod
+    def open(cls, root: Path) -> Artifact:
+        """Read a sealed artefact, checking the digest of every file first.
+
+        Raises
+        ------
+        ArtifactError
+            If a file is missing, or its content is not what was sealed.
+        """
+        try:
+            artifact = cls.describe_from(json.loads((root / META).read_text()), root)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ArtifactError(f"cannot be read as an artefact: {error}", where=str(root)) from error
+        verify_files(root, artifact.files)
+        return artifact
+
+
+def verify_files(root: Path, files: Mapping[str, str]) -> None:
+    """Raise :class:`ArtifactError` unless every file lies inside ``root`` and has the stated sha256."""
+    base = root.resolve()
+    for name, digest in files.items():
+        path = (root / name).resolve()
+        if base not in path.parents:
+            raise ArtifactError("names a file outside its directory", where=f"{root}: {name}")
+        if not path.is_file():
+            raise ArtifactError("is missing", where=str(root / name), do="restore it, or build it again")
+        if sha256_of(path) != digest:
+            raise ArtifactError(
+                "is corrupt or was changed: its sha256 is not the recorded one",
+                where=str(root / name),
+                do="delete the directory it lies in and build it again, or restore it from a copy you trust",
+            )
+
+
+def sha256_of(path: Path) -> str:
+    """Hexadecimal sha256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

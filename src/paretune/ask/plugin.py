@@ -1,0 +1,71 @@
+"""How sources, techniques and targets are found: Python entry points, the project's own like a third party's."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+from collections.abc import Iterable
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from paretune.errors import PluginError
+
+
+@cache
+def _entries(group: str) -> dict[str, EntryPoint]:
+    found = sorted(entry_points(group=f"paretune.{group}"), key=lambda entry: entry.name)
+    return {entry.name: entry for entry in found}
+
+
+def names(group: str) -> list[str]:
+    """The names of all installed plug-ins of a group: ``sources``, ``techniques`` or ``targets``."""
+    return list(_entries(group))
+
+
+def load(group: str, name: str) -> type[Any]:
+    """The plug-in's class.
+
+    Raises
+    ------
+    PluginError
+        If there is none of that name, or it does not import.
+    """
+    entry = _entries(group).get(name)
+    if entry is None:
+        near = difflib.get_close_matches(name, names(group), 1)
+        hint = f"did you mean {near[0]}?" if near else f"`paretune {group}` lists what is installed"
+        raise PluginError(f"there is no {group[:-1]} {name!r}", do=hint)
+    try:
+        kind: type[Any] = entry.load()
+    except Exception as error:  # a third party's file may fail in any way
+        raise PluginError(f"does not import: {error}", where=f"{group[:-1]} {name}") from error
+    return kind
+
+
+def missing(kind: type[Any]) -> list[str]:
+    """The modules that the plug-in needs and that are not installed (``needs`` maps module → how to install it)."""
+    return [module for module in getattr(kind, "needs", {}) if importlib.util.find_spec(module) is None]
+
+
+def install_command(kind: type[Any]) -> str:
+    """The exact command that installs what the plug-in lacks; empty when nothing is missing."""
+    packages = sorted({kind.needs[module] for module in missing(kind)})
+    return "pip install " + " ".join(f"'{package}'" for package in packages) if packages else ""
+
+
+def require(kind: type[Any], name: str) -> None:
+    """Raise :class:`PluginError` with the exact install command if something the plug-in needs is missing."""
+    absent = missing(kind)
+    if absent:
+        raise PluginError(f"{name} needs {', '.join(absent)}, which is not installed", do=install_command(kind))
+
+
+def usable(group: str, wanted: Iterable[str] | None = None) -> dict[str, type[Any]]:
+    """The plug-ins of a group by name: those asked for (each must be installed), else all whose needs are met."""
+    if wanted is not None:
+        chosen = {name: load(group, name) for name in wanted}
+        for name, kind in chosen.items():
+            require(kind, name)
+        return chosen
+    return {name: kind for name in names(group) if not missing(kind := load(group, name))}

@@ -1,0 +1,201 @@
+"""Candidate: a recipe applied to the workload's model, and the target it is meant for."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from paretune.ask import plugin
+from paretune.ask.artifact import Artifact
+from paretune.ask.event import Event, Observer
+from paretune.ask.knob import make, values_of
+from paretune.ask.target import Target
+from paretune.build.recipe import Recipe, titled
+from paretune.build.store import Store, key_of
+from paretune.build.technique import Fit, Technique
+from paretune.errors import BuildError, OutputError, ParetuneError, RecipeError
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What might be the answer: how the artefact is made, and what opens it."""
+
+    recipe: Recipe
+    target: Target
+
+    @property
+    def id(self) -> str:
+        """Short and stable: the same recipe, knobs and target have the same id in every run."""
+        return hashlib.sha256(json.dumps(self.describe(), sort_keys=True).encode()).hexdigest()[:8]
+
+    @property
+    def title(self) -> str:
+        target = titled(self.target.name, self.target)
+        return f"{self.recipe.title} → {target}" if self.recipe.steps else target
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The target's knob values."""
+        return dict(values_of(self.target))
+
+    def describe(self) -> dict[str, Any]:
+        return {"recipe": self.recipe.describe(), "target": {"name": self.target.name, "options": self.options}}
+
+    @classmethod
+    def of(cls, described: Mapping[str, Any]) -> Candidate:
+        """The candidate that :meth:`describe` described.
+
+        Raises
+        ------
+        RecipeError, PluginError
+            If it is not of that shape, or names what does not exist.
+        """
+        target = described.get("target")
+        if isinstance(target, str):
+            target = {"name": target}
+        if not isinstance(target, Mapping) or not isinstance(target.get("name"), str):
+            raise RecipeError("names no target", where="recipe", do='add "target": {"name": NAME, "options": {…}}')
+        if not isinstance(described.get("recipe"), list):
+            raise RecipeError(
+                "has no list of steps", where="recipe", do='add "recipe": [{"technique": NAME, "knobs": {…}}]'
+            )
+        kind = plugin.load("targets", target["name"])
+        plugin.require(kind, target["name"])
+        made: Target = make(kind, target.get("options", {}), target["name"])
+        return cls(Recipe.of(described["recipe"]), made)
+
+
+def read_recipes(path: Path) -> list[Candidate]:
+    """The candidates of a ``--recipe`` file: ``{"candidates": [{"recipe": […], "target": {…}}, …]}``.
+
+    Raises
+    ------
+    RecipeError
+        If it is not such a file.
+    """
+    try:
+        document = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"cannot be read as JSON: {error}", where=str(path)) from error
+    entries = document.get("candidates") if isinstance(document, dict) else document
+    if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
+        raise RecipeError(
+            "holds no list of candidates", where=str(path), do='write {"candidates": [{"recipe": […], …}]}'
+        )
+    return [Candidate.of(entry) for entry in entries]
+
+
+@dataclass(frozen=True)
+class Builder:
+    """Applies recipes step by step, each step once: a finished one is taken from the store."""
+
+    store: Store
+    original: Artifact
+    fit: Fit
+    observer: Observer
+
+    def build(self, recipe: Recipe) -> Artifact:
+        """The artefact of the recipe applied to the original model.
+
+        Raises
+        ------
+        BuildError
+            If a step cannot be applied; remembered, so that a resumed run does not try again.
+        RecipeError
+            If the forms do not connect.
+        """
+        recipe.gives(self.original.form)
+        artifact = self.original
+        for step in recipe.steps:
+            artifact = self._step(step, artifact)
+        return artifact
+
+    def finished(self, recipe: Recipe) -> bool:
+        """Whether every step of the recipe stands in the store (or failed before)."""
+        artifact = self.original
+        for step in recipe.steps:
+            place = self.store.get(self._key(step, artifact))
+            if place is None:
+                return False
+            if (place / "failed.json").exists():
+                return True
+            artifact = self._open(place)
+        return True
+
+    def _key(self, step: Technique, artifact: Artifact) -> str:
+        fit = self.fit
+        return key_of(
+            "build",
+            {
+                "technique": step.name,
+                "knobs": values_of(step),
+                "artifact": artifact.digest,
+                "train": None if fit.train is None else [fit.train.name, len(fit.train), fit.train.head(8).digest],
+                "keep": fit.keep,
+                "seed": fit.seed,
+                "versions": {module: _version(module) for module in step.needs},
+            },
+        )
+
+    def _open(self, place: Path) -> Artifact:
+        return dataclasses.replace(Artifact.open(place / "out"), origin=self.original.origin)
+
+    def _step(self, step: Technique, artifact: Artifact) -> Artifact:
+        key = self._key(step, artifact)
+        place = self.store.get(key)
+        started = time.perf_counter()
+        cached = place is not None
+        if place is None:
+            self.observer.on(Event("progress", f"applying {step.name}", {"fraction": 0.0}))
+            place = self.store.put(key, "build", lambda scratch: self._apply(step, artifact, scratch))
+        seconds = time.perf_counter() - started
+        self.observer.on(
+            Event("step", step.name, {"step": "build", "key": key, "cached": cached, "seconds": round(seconds, 3)})
+        )
+        failure = place / "failed.json"
+        if failure.exists():
+            told = json.loads(failure.read_text())
+            raise BuildError(told["what"], where=told["where"], do=told["do"])
+        return self._open(place)
+
+    def _apply(self, step: Technique, artifact: Artifact, scratch: Path) -> None:
+        def progress(fraction: float, what: str) -> None:
+            self.observer.on(Event("progress", f"{step.name}: {what}", {"fraction": fraction}))
+
+        fit = dataclasses.replace(self.fit, scratch=scratch, progress=progress)
+        try:
+            made = step.apply(artifact, fit)
+            if made.form != step.gives or made.root != fit.out:
+                raise BuildError(f"returned form {made.form} at {made.root.name}", where=step.name)
+        except (OutputError, MemoryError):
+            raise
+        except Exception as error:
+            # a technique may fail in any way on a model nobody foresaw: a finding, not the end of the run
+            told = error if isinstance(error, ParetuneError) else BuildError(_one_line(error), where=step.name)
+            shutil.rmtree(scratch, ignore_errors=True)
+            scratch.mkdir()
+            document = {"what": told.what, "where": told.where or step.name, "do": told.do}
+            (scratch / "failed.json").write_text(json.dumps(document))
+        for leftover in scratch.iterdir():
+            if leftover.name not in ("out", "failed.json"):
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or "no message"
+    return f"{type(error).__name__}: {text[:300]}"
+
+
+def _version(module: str) -> str:
+    try:
+        return version(module)
+    except PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,83 @@
+"""Recipe: techniques in order, legal when their forms connect."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from paretune.ask import plugin
+from paretune.ask.knob import knobs_of, make, values_of
+from paretune.build.technique import KINDS, Technique
+from paretune.errors import RecipeError
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """An ordered tuple of techniques; the empty one leaves the model as it is."""
+
+    steps: tuple[Technique, ...] = ()
+
+    def gives(self, form: str) -> str:
+        """The form that comes out when ``form`` goes in.
+
+        Raises
+        ------
+        RecipeError
+            If a step does not take what the one before it gives, or a kind of step stands twice.
+        """
+        kinds: set[str] = set()
+        for step in self.steps:
+            if form not in step.takes:
+                raise RecipeError(
+                    f"{step.name} takes {' or '.join(sorted(step.takes))}, not {form}", where=self.title or "recipe"
+                )
+            if step.kind not in KINDS:
+                raise RecipeError(f"is of unknown kind {step.kind!r}", where=step.name, do=f"use one of {KINDS}")
+            if step.kind in kinds and step.kind != "convert":
+                raise RecipeError(f"{step.name} is a second {step.kind} step", where=self.title)
+            kinds.add(step.kind)
+            form = step.gives
+        return form
+
+    @property
+    def title(self) -> str:
+        """The steps in words, with the knobs that are not at their defaults."""
+        return " → ".join(titled(step.name, step) for step in self.steps)
+
+    def describe(self) -> list[dict[str, Any]]:
+        """The steps with their knobs, as plain JSON values."""
+        return [{"technique": step.name, "knobs": _plain(values_of(step))} for step in self.steps]
+
+    @classmethod
+    def of(cls, described: Sequence[Mapping[str, Any]]) -> Recipe:
+        """The recipe that :meth:`describe` described.
+
+        Raises
+        ------
+        RecipeError, PluginError
+            If it is not of that shape, or names a technique or knob that does not exist.
+        """
+        steps = []
+        for entry in described:
+            if not isinstance(entry, Mapping) or not isinstance(entry.get("technique"), str):
+                raise RecipeError(
+                    f"{json.dumps(entry)[:80]} is no step", where="recipe", do='write {"technique": NAME, …}'
+                )
+            kind = plugin.load("techniques", entry["technique"])
+            plugin.require(kind, entry["technique"])
+            steps.append(make(kind, entry.get("knobs", {}), entry["technique"]))
+        return cls(tuple(steps))
+
+
+def titled(name: str, owner: Any) -> str:
+    """A technique's or target's name with the knobs that are not at their defaults."""
+    values = _plain(values_of(owner))
+    defaults = {name: knob.default for name, knob in knobs_of(owner).items()}
+    changed = [f"{knob}={value}" for knob, value in values.items() if getattr(owner, knob) != defaults[knob]]
+    return f"{name}({', '.join(changed)})" if changed else name
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}

@@ -1,0 +1,161 @@
+"""A content-addressed cache of finished steps, safe against a kill at any point.
+
+A step's key is the sha256 of everything that determines its result. Its files are written into a private directory,
+which is renamed into place when it is complete: an entry is there whole or not at all.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from paretune.ask.artifact import sha256_of, verify_files
+from paretune.errors import ArtifactError, OutputError
+
+ENTRY = "entry.json"
+
+
+def key_of(kind: str, parts: Mapping[str, Any]) -> str:
+    """The key of a step: sha256 over its kind and everything (plain JSON) that determines its result."""
+    return hashlib.sha256(json.dumps([kind, parts], sort_keys=True).encode()).hexdigest()
+
+
+@contextmanager
+def writing(where: Path) -> Iterator[None]:
+    """Turn what a full or read-only disk says into an :class:`OutputError`."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        do = "free some space, or write to another disk" if full else "choose a place that you may write to"
+        if full or error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG):
+            raise OutputError(
+                os.strerror(error.errno or 0).lower(), where=str(error.filename or where), do=do
+            ) from error
+        raise
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file whole or not at all, also when the machine dies.
+
+    Raises
+    ------
+    OutputError
+        If the place cannot be written or the disk is full; an earlier file is left as it was.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).chmod(0o644)
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+
+@dataclass(frozen=True)
+class Store:
+    """Finished steps below ``root``; several processes may use it at once."""
+
+    root: Path
+
+    def get(self, key: str) -> Path | None:
+        """The directory of a finished step, its digests checked; None when it was never finished.
+
+        Raises
+        ------
+        ArtifactError
+            If a file of the entry is missing or is not what was stored.
+        """
+        place = self._place(key)
+        if not place.is_dir():
+            return None
+        try:
+            files = json.loads((place / ENTRY).read_text())["files"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ArtifactError(
+                f"is not a whole store entry: {error}", where=str(place), do="delete this directory; it is made again"
+            ) from error
+        verify_files(place, files)
+        return place
+
+    def put(self, key: str, kind: str, make: Callable[[Path], None]) -> Path:
+        """Let ``make`` write a step's files into an empty directory, then put it in place under ``key``.
+
+        Raises
+        ------
+        OutputError
+            If the store cannot be written.
+        """
+        place = self._place(key)
+        with writing(self.root):
+            scratch = self.scratch()
+            try:
+                make(scratch)
+                files = {
+                    path.relative_to(scratch).as_posix(): sha256_of(path)
+                    for path in sorted(scratch.rglob("*"))
+                    if path.is_file()
+                }
+                (scratch / ENTRY).write_text(json.dumps({"kind": kind, "key": key, "files": files}, indent=1))
+                _sync(scratch)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                # losing a race is fine: the other process made the same content
+                with suppress(FileExistsError, OSError):
+                    scratch.rename(place)
+                if not place.is_dir():
+                    raise OutputError("could not be put in place", where=str(place))
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+        return place
+
+    def scratch(self) -> Path:
+        """A new empty directory on the store's own disk."""
+        with writing(self.root):
+            (self.root / "scratch").mkdir(parents=True, exist_ok=True)
+            return Path(tempfile.mkdtemp(dir=self.root / "scratch", prefix=f"{os.getpid()}-"))
+
+    def sweep(self) -> None:
+        """Remove what killed processes left half-written."""
+        for leftover in (self.root / "scratch").glob("*-*"):
+            owner = leftover.name.partition("-")[0]
+            if not owner.isdigit() or not _alive(int(owner)) or int(owner) == os.getpid():
+                shutil.rmtree(leftover, ignore_errors=True)
+
+    def _place(self, key: str) -> Path:
+        return self.root / key[:2] / key
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _sync(directory: Path) -> None:
+    for path in directory.rglob("*"):
+        if path.is_file():
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)

@@ -1,0 +1,87 @@
+"""Technique: one way to make a model smaller or faster, or to carry it to another form.
+
+A technique *is* its configuration: a frozen dataclass whose fields are its knobs. A new one is one file under
+``techniques/`` and one entry point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self
+
+from paretune.ask.artifact import Artifact
+from paretune.ask.data import Split
+
+KINDS = ("convert", "fold", "prune", "distil", "precision")
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a technique may learn from. Never held-out data.
+
+    Attributes
+    ----------
+    train
+        Training examples, without the slice on which the search ranks; None when the workload has none to give.
+    loss
+        The workload's loss, or None for the default (cross-entropy for class labels, MSE for floats).
+    teacher
+        The original model.
+    keep
+        Patterns (``fnmatch``) of node or module names that must stay in float.
+    seed
+        Seeds every random choice of the technique.
+    progress
+        Called with (fraction done 0 … 1, what is being done).
+    scratch
+        An empty directory. The technique writes its artefact's files into ``scratch / "out"`` and seals it there.
+    """
+
+    train: Split | None
+    loss: Callable[..., Any] | None
+    teacher: Artifact
+    seed: int
+    scratch: Path
+    keep: tuple[str, ...] = ()
+    progress: Callable[[float, str], None] = lambda fraction, what: None
+
+    @property
+    def out(self) -> Path:
+        """The directory for the result; made on first use."""
+        out = self.scratch / "out"
+        out.mkdir(parents=True, exist_ok=True)
+        return out
+
+
+class Technique(Protocol):
+    """A frozen dataclass whose fields are its knobs, with their ranges.
+
+    ``takes`` and ``gives`` are forms; ``kind`` is one of :data:`KINDS` and gives a step its place in a recipe (a recipe
+    holds at most one step of each kind but ``convert``); ``needs`` maps each module it imports to the requirement that
+    installs it; ``cost`` is the rough number of seconds it takes on a small model, for the order of trying.
+    """
+
+    name: ClassVar[str]
+    takes: ClassVar[frozenset[str]]
+    gives: ClassVar[str]
+    kind: ClassVar[str]
+    needs: ClassVar[Mapping[str, str]]
+    cost: ClassVar[float]
+
+    def apply(self, artifact: Artifact, fit: Fit) -> Artifact:
+        """The new artefact, sealed in ``fit.out``. Pure: same artefact, knobs, data and seed → same digest.
+
+        Raises
+        ------
+        BuildError
+            If the model cannot be treated; names the operator or module, and what to do.
+        """
+        ...
+
+    @classmethod
+    def light(cls) -> tuple[Self, ...]:
+        """The knob settings worth trying in a search without training, most promising first; empty for techniques
+        that train."""
+        ...

@@ -1,0 +1,73 @@
+"""Front: the verdicts that no other one beats on both answers and speed; and who is a finalist."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from paretune.check.verdict import Verdict
+
+FINALISTS = 6
+
+
+@dataclass(frozen=True)
+class Front:
+    """The non-dominated verdicts, from the safest answers to the best merit."""
+
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        return tuple(verdict.id for verdict in self.verdicts)
+
+    def __len__(self) -> int:
+        return len(self.verdicts)
+
+
+def front(verdicts: Iterable[Verdict]) -> Front:
+    """The verdicts not dominated in (risk, merit): none other is at least as safe and as good, and better in one."""
+    known = {verdict.id: verdict for verdict in verdicts if not math.isnan(verdict.risk + verdict.merit.value)}
+    points = {name: (verdict.risk, -verdict.merit.value) for name, verdict in known.items()}
+    kept = non_dominated(points)
+    ordered = sorted(kept, key=lambda name: (*points[name], name))
+    return Front(tuple(known[name] for name in ordered))
+
+
+def non_dominated(points: Mapping[str, tuple[float, ...]]) -> set[str]:
+    """The names of the points for which no other is at least as small in every coordinate and smaller in one."""
+
+    def beaten(name: str) -> bool:
+        mine = points[name]
+        return any(all(a <= b for a, b in zip(other, mine, strict=True)) and other != mine for other in points.values())
+
+    return {name for name in points if not beaten(name)}
+
+
+def finalists(verdicts: Sequence[Verdict], batches: Sequence[int], most: int = FINALISTS) -> list[Verdict]:
+    """Who is confirmed on held-out data, ordered beforehand from the safest answers to the fastest.
+
+    Taken are candidates faster than the baseline that break no limit on the ranking data and are not dominated in
+    (risk, merit, speed at any batch size). When there are more than ``most``, the best at each batch size and by merit
+    stay, and the rest are taken evenly along the order.
+    """
+    able = [
+        verdict
+        for verdict in verdicts
+        if verdict.verdict != "breaks" and verdict.pace.value > 1 and not math.isnan(verdict.risk)
+    ]
+    points = {
+        verdict.id: (verdict.risk, -verdict.merit.value, *(-verdict.speedups[batch].value for batch in batches))
+        for verdict in able
+    }
+    kept = [verdict for verdict in able if verdict.id in non_dominated(points)]
+    kept.sort(key=lambda verdict: (verdict.risk, verdict.merit.value, verdict.id))
+    if len(kept) <= most:
+        return kept
+    stay = {max(kept, key=lambda verdict: verdict.merit.value).id}
+    stay |= {max(kept, key=lambda verdict, b=batch: verdict.speedups[b].value).id for batch in batches}  # type: ignore[misc]
+    rest = [verdict.id for verdict in kept if verdict.id not in stay]
+    room = max(0, most - len(stay))
+    step = len(rest) / room if room else 0
+    stay |= {rest[int(number * step)] for number in range(room)}
+    return [verdict for verdict in kept if verdict.id in stay]

@@ -1,0 +1,378 @@
+"""Measurement: raw samples from clean child processes: latency, memory, size, and one score for every example."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import inspect
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from paretune.ask.artifact import Artifact
+from paretune.ask.data import Split, feeds
+from paretune.ask.event import Event, Observer
+from paretune.ask.knob import values_of
+from paretune.ask.score import classes, first_tensor
+from paretune.ask.target import Target
+from paretune.build.store import Store, key_of
+from paretune.check.feed import Arrays, Feed
+from paretune.check.machine import measuring_lock
+from paretune.check.process import Child
+from paretune.errors import DataError, MeasureError, ParetuneError
+
+Array = np.ndarray[Any, Any]
+Blocks = tuple[tuple[float, ...], ...]
+FEED_BATCHES = 8
+"""Different batches that latencies are taken on, in turn."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long to look: ``rounds`` blocks of about ``seconds`` and at least ``count`` inferences; ``beside``: the same
+    for what is measured in the same rounds for comparison."""
+
+    rounds: int
+    seconds: float
+    count: int
+    beside: int = 3
+
+
+SCREEN = Plan(rounds=6, seconds=0.12, count=4)
+CONFIRM = Plan(rounds=16, seconds=0.3, count=25, beside=5)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An artefact on a target: what can be opened and measured."""
+
+    id: str
+    artifact: Artifact
+    target: Target
+
+    def describe(self) -> dict[str, Any]:
+        """All that determines what is measured, as plain JSON."""
+        return {"artifact": self.artifact.digest, "target": self.target.name, "options": dict(values_of(self.target))}
+
+
+@dataclass(frozen=True)
+class BatchRun:
+    """Latencies (ms, in blocks) at one batch size, and those of the subjects measured in the same rounds."""
+
+    batch: int
+    blocks: Blocks
+    beside: Mapping[str, Blocks]
+    rows_per_s: float
+    callers: int
+    import_bytes: int | None
+    peak_bytes: int | None
+    anon_bytes: int | None
+    file_bytes: int | None
+
+    @property
+    def samples(self) -> int:
+        return sum(len(block) for block in self.blocks)
+
+    @property
+    def settled(self) -> bool:
+        """Whether the second half of the blocks ran at the pace of the first (medians within 10 %)."""
+        half = len(self.blocks) // 2
+        if half == 0:
+            return True
+        first, second = (float(np.median(np.concatenate(part))) for part in (self.blocks[:half], self.blocks[half:]))
+        return 0.9 < first / second < 1.1
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Per-example scores [n] by name, what is compared with the original (classes, or the first output), and the
+    confidence [n] in each answer: the largest softmax probability, or the first output's mean where it is no class."""
+
+    scores: Mapping[str, Array]
+    compared: Array
+    confidence: Array
+    data: str
+
+    def __len__(self) -> int:
+        return len(self.compared)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """All that was measured of one subject; ``answers`` by the data they were given to: ``ranking``, ``heldout``."""
+
+    id: str
+    size_bytes: int
+    parameters: int | None
+    macs: int | None
+    runs: Mapping[int, BatchRun]
+    answers: Mapping[str, Answers] = field(default_factory=dict)
+
+
+@dataclass
+class Bench:
+    """Measures subjects beside the same standing companions (the baseline and the reference).
+
+    Companions are opened once and stay, stopped, until the bench is closed. Every finished measurement is a step in
+    the store: the same subject, data, plan and machine are not measured again.
+    """
+
+    store: Store
+    machine: Mapping[str, Any]
+    seed: int
+    observer: Observer
+    native: Callable[[Array], Any]
+    scores: Mapping[str, Callable[[Any, Any], Any]]
+    companions: list[Subject] = field(default_factory=list)
+    seconds: float = 0.0
+    _children: dict[tuple[str, int], Child] = field(default_factory=dict)
+    _scratch: Path | None = None
+    _feeds: dict[tuple[str, int, str], Feed] = field(default_factory=dict)
+
+    def latency(self, subject: Subject, sample: Split, batches: tuple[int, ...], plan: Plan) -> Measurement:
+        """Latency, throughput and memory at every batch size, interleaved with the companions.
+
+        Raises
+        ------
+        MeasureError
+            If the subject cannot be opened, dies, hangs or answers nonsense.
+        """
+        runs = {batch: self._latency(subject, sample, batch, plan) for batch in batches}
+        artifact = subject.artifact
+        return Measurement(subject.id, artifact.size_bytes, artifact.parameters, artifact.macs, runs)
+
+    def answer(self, subject: Subject, split: Split, data: str, batch: int) -> Answers:
+        """One score for every example of ``split``, in batches of ``batch``.
+
+        Raises
+        ------
+        MeasureError
+            If the subject fails, or a score is not one finite number for every example.
+        """
+        key = key_of(
+            "answers",
+            {
+                **subject.describe(), "split": split.digest, "batch": batch, "machine": self.machine["digest"],
+                "scores": {name: _fingerprint(score) for name, score in self.scores.items()},
+            },
+        )  # fmt: skip
+        place = self._step("answers", subject, key, lambda into: self._answer(subject, split, batch, into))
+        with np.load(place / "answers.npz", allow_pickle=False) as saved:
+            scores = {name: saved[f"score_{position}"] for position, name in enumerate(self.scores)}
+            return Answers(scores, saved["compared"], saved["confidence"], data)
+
+    def close(self) -> None:
+        """End every child and remove what was written for them."""
+        for child in self._children.values():
+            child.close()
+        self._children.clear()
+        self._feeds.clear()
+        if self._scratch is not None:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+            self._scratch = None
+
+    def _step(self, what: str, subject: Subject, key: str, make: Callable[[Path], None]) -> Path:
+        started = time.perf_counter()
+        place = self.store.get(key)
+        cached = place is not None
+        if place is None:
+            place = self.store.put(key, what, lambda into: self._or_failure(subject, into, make))
+        seconds = time.perf_counter() - started
+        self.seconds += seconds
+        data = {"step": what, "id": subject.id, "key": key, "cached": cached, "seconds": round(seconds, 3)}
+        self.observer.on(Event("step", what, data))
+        if (place / "failed.json").exists():
+            told = json.loads((place / "failed.json").read_text())
+            raise MeasureError(told["what"], where=told["where"], do=told["do"])
+        return place
+
+    def _or_failure(self, subject: Subject, into: Path, make: Callable[[Path], None]) -> None:
+        try:
+            make(into)
+        except MeasureError as error:
+            for key, child in list(self._children.items()):
+                if key[0] == subject.id or not child.alive:
+                    child.close()
+                    del self._children[key]
+            shutil.rmtree(into)
+            into.mkdir()
+            (into / "failed.json").write_text(json.dumps({"what": error.what, "where": error.where, "do": error.do}))
+
+    def _latency(self, subject: Subject, sample: Split, batch: int, plan: Plan) -> BatchRun:
+        beside = [companion for companion in self.companions if companion.id != subject.id]
+        key = key_of(
+            "latency",
+            {
+                **subject.describe(), "sample": sample.digest, "batch": batch, "plan": dataclasses.asdict(plan),
+                "machine": self.machine["digest"], "seed": self.seed,
+                "beside": {companion.id: companion.describe() for companion in beside},
+            },
+        )  # fmt: skip
+
+        def make(into: Path) -> None:
+            run = self._interleave(subject, beside, sample, batch, plan)
+            (into / "latency.json").write_text(json.dumps(dataclasses.asdict(run)))
+
+        place = self._step("latency", subject, key, make)
+        return _run_of(json.loads((place / "latency.json").read_text()))
+
+    def _interleave(self, subject: Subject, beside: list[Subject], sample: Split, batch: int, plan: Plan) -> BatchRun:
+        feed = self._feed(sample, subject.artifact, batch, limit=FEED_BATCHES)
+        child = self._child(subject, batch)
+        children = {subject.id: child, **{companion.id: self._child(companion, batch) for companion in beside}}
+        blocks: dict[str, list[tuple[float, ...]]] = {name: [] for name in children}
+        elapsed = 0.0
+        random = np.random.default_rng([self.seed, batch])
+        try:
+            with measuring_lock():
+                for round_number in range(plan.rounds + 1):
+                    for name in random.permutation(list(children)):
+                        count = plan.count if name == subject.id else plan.beside
+                        block = children[name].time(feed, plan.seconds, count, warm_s=0.02)
+                        # the first round only brings caches, allocators and clocks to their pace
+                        if round_number:
+                            blocks[name].append(tuple(block["latencies_ms"]))
+                            elapsed += block["elapsed_s"] if name == subject.id else 0.0
+            memory = child.memory()
+        finally:
+            if subject not in self.companions:
+                self._drop(subject, batch, keep=True)
+        mine = tuple(blocks.pop(subject.id))
+        return BatchRun(
+            batch=batch,
+            blocks=mine,
+            beside={name: tuple(rounds) for name, rounds in blocks.items()},
+            rows_per_s=batch * sum(map(len, mine)) / elapsed,
+            callers=child.callers,
+            import_bytes=child.import_bytes,
+            **{name: memory[name] for name in ("peak_bytes", "anon_bytes", "file_bytes")},
+        )
+
+    def _answer(self, subject: Subject, split: Split, batch: int, into: Path) -> None:
+        feed = self._feed(split, subject.artifact, batch)
+        out = into / "outputs"
+        outputs = self._child(subject, batch).infer(feed, out, timeout_s=300 + 2.0 * len(split))
+        if subject not in self.companions:
+            self._drop(subject, batch)
+        collected: dict[str, list[Array]] = {name: [] for name in self.scores}
+        compared, confidence = [], []
+        for arrays, part in zip(outputs, split.batches(batch), strict=True):
+            for name, score in self.scores.items():
+                collected[name].append(self._score(name, score, arrays, part.labels, subject.artifact))
+            answer = first_tensor(as_returned(arrays, subject.artifact))
+            compared.append(_compared(answer, part.labels))
+            confidence.append(_confidence(answer, compared[-1]))
+        shutil.rmtree(out)
+        saved = {f"score_{position}": np.concatenate(collected[name]) for position, name in enumerate(self.scores)}
+        saved |= {"compared": np.concatenate(compared), "confidence": np.concatenate(confidence)}
+        np.savez(into / "answers.npz", **saved)  # type: ignore[arg-type]
+
+    def _score(
+        self, name: str, score: Callable[[Any, Any], Any], arrays: Arrays, labels: Any, artifact: Artifact
+    ) -> Array:
+        where = f"score {name}"
+        native = score.__module__ != "paretune.ask.score"
+        wrap = self.native if native else (lambda array: array)
+        try:
+            values = score(as_returned(tuple(map(wrap, arrays)), artifact), wrap(labels))
+        except ParetuneError:
+            raise
+        except Exception as error:
+            raise DataError(f"failed: {error!r}", where=where) from error
+        if hasattr(values, "detach"):
+            values = values.detach().cpu().numpy()
+        found = np.asarray(values, np.float64)
+        if found.ndim == 0 or found.reshape(-1).shape[0] != len(arrays[0]):
+            raise DataError(
+                f"returned shape {found.shape} for {len(arrays[0])} examples", where=where,
+                do="return one number for every example",
+            )  # fmt: skip
+        if not np.isfinite(found).all():
+            raise MeasureError(f"is not finite for {int((~np.isfinite(found)).sum())} examples of a batch", where=where)
+        return found.reshape(-1)
+
+    def _feed(self, split: Split, artifact: Artifact, batch: int, limit: int | None = None) -> Feed:
+        layout = json.dumps([spec.name for spec in artifact.inputs])
+        key = (f"{id(split)}:{limit}", batch, layout)
+        if key not in self._feeds:
+            part = split if limit is None else split.head(limit * batch)
+            root = self.scratch / f"feed-{len(self._feeds)}"
+            batches = feeds(part, artifact, batch)
+            whole = (arrays for arrays in batches if limit is None or len(arrays[0]) == min(batch, len(part)))
+            if limit is not None and len(part) < batch:
+                whole = (tuple(_tile(array, batch) for array in arrays) for arrays in whole)
+            self._feeds[key] = Feed.write(whole, root)
+        return self._feeds[key]
+
+    @property
+    def scratch(self) -> Path:
+        if self._scratch is None:
+            self._scratch = self.store.scratch()
+        return self._scratch
+
+    def _child(self, subject: Subject, batch: int) -> Child:
+        key = (subject.id, batch)
+        if key not in self._children:
+            self._children[key] = Child(subject.artifact, subject.target, self.machine["threads"], batch, self.scratch)
+        return self._children[key]
+
+    def _drop(self, subject: Subject, batch: int, keep: bool = False) -> None:
+        """End a subject's child; ``keep`` lets the one stand whose answers may be asked next."""
+        for key, child in list(self._children.items()):
+            mine = key[0] == subject.id
+            standing = any(key[0] == companion.id for companion in self.companions)
+            if not standing and not (mine and keep and key[1] == batch):
+                child.close()
+                del self._children[key]
+
+
+def as_returned(arrays: tuple[Any, ...], artifact: Artifact) -> Any:
+    """Flat outputs as the model returned them: one tensor, a tuple, or a dict."""
+    if artifact.output_kind == "single":
+        return arrays[0]
+    if artifact.output_kind == "dict":
+        return dict(zip((spec.name for spec in artifact.outputs), arrays, strict=True))
+    return arrays
+
+
+def _compared(answers: Array, labels: Any) -> Array:
+    labels = np.asarray(labels)
+    binary = answers.ndim == 1 or (answers.ndim == 2 and answers.shape[1] == 1)
+    per_class = answers.ndim >= 2 and labels.size * answers.shape[1] == answers.size
+    if labels.dtype.kind in "iub" and answers.dtype.kind == "f" and (binary or per_class):
+        return classes(answers)
+    return answers.astype(np.float32) if answers.dtype.kind == "f" else answers
+
+
+def _confidence(answers: Array, compared: Array) -> Array:
+    if compared.dtype.kind == "i" and answers.ndim >= 2 and answers.shape[1] > 1:
+        shifted = answers.astype(np.float64) - answers.max(axis=1, keepdims=True)
+        best = 1 / np.exp(shifted).sum(axis=1)
+        return np.asarray(best.reshape(len(best), -1).mean(axis=1))
+    means: Array = answers.astype(np.float64).reshape(len(answers), -1).mean(axis=1)
+    return means
+
+
+def _tile(array: Array, batch: int) -> Array:
+    tiled: Array = np.concatenate([array] * -(-batch // len(array)))
+    return tiled[:batch]
+
+
+def _run_of(value: dict[str, Any]) -> BatchRun:
+    value["blocks"] = tuple(map(tuple, value["blocks"]))
+    value["beside"] = {name: tuple(map(tuple, blocks)) for name, blocks in value["beside"].items()}
+    return BatchRun(**value)
+
+
+def _fingerprint(score: Callable[..., Any]) -> str:
+    try:
+        text = inspect.getsource(score)
+    except (OSError, TypeError):
+        text = getattr(score, "__qualname__", type(score).__qualname__)
+    return hashlib.sha256(text.encode()).hexdigest()

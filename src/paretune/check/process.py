@@ -1,0 +1,223 @@
+"""A child process with one opened artefact: started clean, stopped while others are timed, killed when it hangs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import cloudpickle
+
+from paretune.ask.artifact import Artifact
+from paretune.ask.knob import values_of
+from paretune.ask.target import Target
+from paretune.check.feed import Arrays, Feed
+from paretune.check.machine import available_cpus
+from paretune.errors import MeasureError
+
+_MALLOC = {
+    # glibc otherwise gives large tensors back to the system after every inference, and eager swings up to twofold
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
+}
+OPEN_TIMEOUT_S = 300.0
+
+
+class Child:
+    """One artefact opened on one target, for one batch size, in a process of its own.
+
+    Parameters
+    ----------
+    artifact, target
+        What to open, and with what.
+    threads
+        CPU threads it may use; it is bound to as many CPUs.
+    batch
+        The batch size it is opened for (a ragged last batch must run all the same).
+    scratch
+        Where its private files go while it lives; None: the system's temporary directory.
+
+    Raises
+    ------
+    MeasureError
+        If it cannot be opened, dies or does not answer in time; the process is ended then.
+    """
+
+    def __init__(
+        self, artifact: Artifact, target: Target, threads: int, batch: int, scratch: Path | None = None
+    ) -> None:
+        self.target, self.batch = target, batch
+        self._private = Path(tempfile.mkdtemp(dir=scratch, prefix=f"{os.getpid()}-paretune-child-"))
+        self._answers: queue.Queue[str] = queue.Queue()
+        self._stopped = False
+        try:
+            self._start(threads)
+            opened = self.call(
+                "open",
+                OPEN_TIMEOUT_S,
+                artifact=artifact.describe(),
+                root=str(artifact.root.resolve()),
+                origin=self._ship(artifact.origin),
+                target=target.name,
+                options=dict(values_of(target)),
+                threads=threads,
+                batch=batch,
+            )
+        except BaseException:
+            self.close()
+            raise
+        self.callers = int(opened["callers"])
+        self.import_bytes: int | None = opened["import_bytes"]
+        self.open_s = float(opened["seconds"])
+
+    def _start(self, threads: int) -> None:
+        cpus = available_cpus()[:threads] if sys.platform == "linux" else []
+        environment = {
+            **os.environ,
+            **_MALLOC,
+            "OMP_NUM_THREADS": str(threads),
+            "PYTHONPATH": os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path),
+            "PYTHONUNBUFFERED": "1",
+        }
+        self._errors = (self._private / "stderr").open("wb")
+        command = [sys.executable, "-m", "paretune.check.child", ",".join(map(str, cpus)), str(os.getpid())]
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env=environment,
+            text=True,
+            start_new_session=True,  # Ctrl-C is the parent's to handle
+        )
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        with contextlib.suppress(ValueError):
+            for line in self._process.stdout:
+                self._answers.put(line)
+        self._answers.put("")
+
+    def _ship(self, origin: object) -> str | None:
+        """A user's live model crosses in a private file of this child alone."""
+        if origin is None:
+            return None
+        path = self._private / "origin"
+        try:
+            path.write_bytes(cloudpickle.dumps(origin))
+        except Exception as error:
+            raise MeasureError(
+                f"the model cannot be sent to the measuring process: {error}",
+                where=type(origin).__qualname__,
+                do="keep locks, open files and generators out of the module's attributes",
+            ) from error
+        return str(path)
+
+    def call(self, command: str, timeout_s: float, **arguments: Any) -> dict[str, Any]:
+        """Send one request and wait for its answer."""
+        assert self._process.stdin is not None
+        with self._running():
+            try:
+                self._process.stdin.write(json.dumps({"command": command, **arguments}) + "\n")
+                self._process.stdin.flush()
+                line = self._answers.get(timeout=timeout_s)
+            except (BrokenPipeError, ValueError):  # it died, or was ended before
+                line = ""
+            except queue.Empty:
+                self.close()
+                raise MeasureError(
+                    f"hangs: no answer to {command!r} within {timeout_s:.0f} s", where=self.target.name
+                ) from None
+        if not line:
+            raise MeasureError(self._last_words(command), where=self.target.name)
+        answer: dict[str, Any] = json.loads(line)
+        if not answer.pop("ok"):
+            raise MeasureError(f"{command} failed: {answer['error']}", where=self.target.name)
+        return answer
+
+    def _last_words(self, command: str) -> str:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(10)
+        code = self._process.poll()
+        how = f"was killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"ended with {code}"
+        said = [line for line in self._said().splitlines() if line.strip()]
+        return f"the measuring process {how} during {command!r}" + (f": {said[-1].strip()[:300]}" if said else "")
+
+    def _said(self) -> str:
+        with contextlib.suppress(OSError):
+            return (self._private / "stderr").read_text(errors="replace")
+        return ""
+
+    def time(self, feed: Feed, seconds: float, count: int, warm_s: float, warm_count: int = 2) -> dict[str, Any]:
+        """One block of latencies; see :meth:`paretune.check.child._Session.time`."""
+        return self.call(
+            "time", 120 + 20 * seconds, feed=str(feed.root), seconds=seconds, count=count,
+            warm_s=warm_s, warm_count=warm_count,
+        )  # fmt: skip
+
+    def infer(self, feed: Feed, out: Path, timeout_s: float) -> list[Arrays]:
+        """The answers to every batch of a feed."""
+        self.call("infer", timeout_s, feed=str(feed.root), out=str(out))
+        return Feed(out).read()
+
+    def memory(self) -> dict[str, int | None]:
+        """Peak and present memory of the process, in bytes."""
+        return self.call("memory", 60)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    @contextlib.contextmanager
+    def _running(self) -> Iterator[None]:
+        """The idle child is stopped: a runtime's spinning threads would be charged to the next one otherwise."""
+        if self._stopped and hasattr(signal, "SIGCONT"):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._process.pid, signal.SIGCONT)
+            self._stopped = False
+        try:
+            yield
+        finally:
+            # where there is no SIGSTOP (Windows) idle children go on spinning, and ratios are noisier
+            if hasattr(signal, "SIGSTOP") and self._process.poll() is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self._process.pid, signal.SIGSTOP)
+                self._stopped = True
+
+    def close(self) -> None:
+        """End the process and remove its private files."""
+        process = getattr(self, "_process", None)
+        if process is not None:
+            with contextlib.suppress(OSError):
+                process.kill()
+            process.wait()
+            for stream in (process.stdin, process.stdout):
+                with contextlib.suppress(OSError, ValueError):
+                    stream.close()
+        if hasattr(self, "_errors"):
+            self._errors.close()
+        shutil.rmtree(self._private, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,275 @@
+"""Verdict: a measurement against the baseline and the budget: meets, breaks or undecided."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from paretune.ask.budget import LATENCIES, Budget, Limit
+from paretune.ask.score import UNBOUNDED
+from paretune.check.measurement import Answers, BatchRun, Measurement
+from paretune.check.statistics import Estimate, drop, from_draws, likeness, mean, percentile, speedup_draws
+
+Ruling = Literal["meets", "breaks", "undecided"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One limit, what was found, and what follows, in words."""
+
+    limit: Limit
+    verdict: Ruling
+    estimate: Estimate | None
+    text: str
+    batch: int | None = None
+
+    def describe(self) -> dict[str, Any]:
+        ends = self.estimate.describe() if self.estimate else {"value": None, "low": None, "high": None}
+        return {"limit": self.limit.text, "batch": self.batch, "verdict": self.verdict, **ends, "text": self.text}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is true of one subject, next to the baseline, at the budget's confidence.
+
+    ``verdict`` is ``breaks`` if any limit breaks, ``meets`` if all meet. ``merit`` is the objective as a ratio to the
+    baseline, higher is better; ``pace`` the geometric mean of the p50 speed-ups over all batch sizes (what is slower
+    than the baseline is never called best); ``risk`` how far its answers are from the original's: 0 for the same
+    answers, NaN when it gave none; ``data`` names the examples that drops and agreement come from.
+    """
+
+    id: str
+    verdict: Ruling
+    findings: tuple[Finding, ...]
+    merit: Estimate
+    pace: Estimate
+    speedups: Mapping[int, Estimate]
+    reference_speedups: Mapping[int, Estimate]
+    scores: Mapping[str, Estimate]
+    drops: Mapping[str, Estimate]
+    units: Mapping[str, str]
+    agreement: Estimate | None
+    risk: float
+    data: str | None
+    measurement: Measurement
+
+
+def judge(
+    baseline: Measurement,
+    trial: Measurement,
+    budget: Budget,
+    data: str | None = None,
+    reference: str | None = None,
+    seed: int = 0,
+) -> Verdict:
+    """Judge ``trial`` against ``baseline``.
+
+    Parameters
+    ----------
+    data
+        Which answers to compare, ``ranking`` or ``heldout``; None judges speed, memory and size alone.
+    reference
+        The id of a second companion of the measurement, for ``reference_speedups``.
+    """
+    level = budget.confidence
+    speed = {batch: _speedup(baseline, run, baseline.id, seed) for batch, run in trial.runs.items()}
+    beside = {
+        batch: from_draws(*speedup_draws(run.beside[reference], run.blocks, seed), level)
+        for batch, run in trial.runs.items()
+        if reference is not None and reference in run.beside
+    }
+    ours = baseline.answers.get(data) if data else None
+    theirs = trial.answers.get(data) if data else None
+    scores, drops, units, agreement = _accuracy(ours, theirs, budget, seed)
+    findings = tuple(
+        finding for limit in budget.limits for finding in _findings(limit, trial, drops, units, theirs, level, seed)
+    )
+    rulings = {finding.verdict for finding in findings}
+    ruling: Ruling = "breaks" if "breaks" in rulings else "undecided" if "undecided" in rulings else "meets"
+    return Verdict(
+        id=trial.id,
+        verdict=ruling,
+        findings=findings,
+        merit=_merit(baseline, trial, budget, speed, agreement),
+        pace=_pace(speed, list(speed), level),
+        speedups={batch: from_draws(*found, level) for batch, found in speed.items()},
+        reference_speedups=beside,
+        scores=scores,
+        drops=drops,
+        units=units,
+        agreement=agreement,
+        risk=_risk(ours, theirs, agreement),
+        data=data if theirs is not None else None,
+        measurement=trial,
+    )
+
+
+def unit_of(score: str, budget: Budget) -> str:
+    """The unit in which a score's drop is stated: what the budget asks, else points, or per cent where unbounded."""
+    for limit in budget.limits:
+        if limit.name == "drop" and limit.score in (None, score):
+            return limit.unit
+    return "%" if score in UNBOUNDED else "pp"
+
+
+def _risk(ours: Answers | None, theirs: Answers | None, agreement: Estimate | None) -> float:
+    """The share of changed answers plus the mean change in confidence.
+
+    A small ranking slice often shows no changed answer at all; the shift in confidence still tells a conversion, which
+    computes the same to rounding, from a quantised model.
+    """
+    if ours is None or theirs is None or agreement is None:
+        return math.nan
+    changed = max(0.0, 1.0 - agreement.value)
+    if ours.compared.dtype.kind not in "iub":
+        return changed
+    return changed + float(np.abs(ours.confidence - theirs.confidence).mean())
+
+
+def _speedup(baseline: Measurement, run: BatchRun, name: str, seed: int) -> tuple[float, Any]:
+    if name in run.beside:
+        return speedup_draws(run.beside[name], run.blocks, seed)
+    # the baseline beside itself
+    own = baseline.runs[run.batch].blocks
+    return speedup_draws(own, run.blocks, seed)
+
+
+def _accuracy(
+    ours: Answers | None, theirs: Answers | None, budget: Budget, seed: int
+) -> tuple[dict[str, Estimate], dict[str, Estimate], dict[str, str], Estimate | None]:
+    if ours is None or theirs is None:
+        return {}, {}, {}, None
+    level = budget.confidence
+    units = {name: unit_of(name, budget) for name in theirs.scores}
+    scores = {name: mean(values, level, seed) for name, values in theirs.scores.items()}
+    drops = {name: drop(ours.scores[name], values, units[name], level, seed) for name, values in theirs.scores.items()}
+    return scores, drops, units, likeness(ours.compared, theirs.compared, level, seed)
+
+
+def _pace(speed: Mapping[int, tuple[float, Any]], runs: list[int], level: float) -> Estimate:
+    value = math.exp(float(np.mean([math.log(speed[number][0]) for number in runs])))
+    draws = np.exp(np.mean([np.log(speed[number][1]) for number in runs], axis=0))
+    return from_draws(value, draws, level)
+
+
+def _merit(
+    baseline: Measurement,
+    trial: Measurement,
+    budget: Budget,
+    speed: Mapping[int, tuple[float, Any]],
+    agreement: Estimate | None,
+) -> Estimate:
+    name, batch = budget.objective.name, budget.objective.batch
+    if name == "size":
+        ratio = baseline.size_bytes / trial.size_bytes
+        return Estimate(ratio, ratio, ratio)
+    if name == "drop":
+        return agreement or Estimate(math.nan, math.nan, math.nan)
+    runs = [number for number in speed if batch in (None, number)]
+    if name in ("speedup", "p50"):
+        return _pace(speed, runs, budget.confidence)
+    ratios = []
+    for number in runs:
+        a, b = baseline.runs[number], trial.runs[number]
+        if name == "throughput":
+            ratios.append(b.rows_per_s / a.rows_per_s)
+        elif name == "memory":
+            ratios.append((a.peak_bytes or math.nan) / (b.peak_bytes or math.nan))
+        else:
+            q = int(name[1:]) / 100
+            pair = [np.quantile(np.concatenate(run.blocks), q) for run in (a, b)]
+            ratios.append(float(pair[0] / pair[1]))
+    ratio = math.exp(float(np.mean(np.log(ratios))))
+    return Estimate(ratio, ratio, ratio)
+
+
+def _findings(
+    limit: Limit,
+    trial: Measurement,
+    drops: Mapping[str, Estimate],
+    units: Mapping[str, str],
+    answers: Answers | None,
+    level: float,
+    seed: int,
+) -> list[Finding]:
+    if limit.name == "drop":
+        names = [name for name in drops if limit.score in (None, name)]
+        if not names:
+            return [Finding(limit, "undecided", None, "no answers were compared with the original's")]
+        count = len(answers) if answers else 0
+        return [_drop_finding(limit, name, drops[name], units[name], count) for name in names]
+    if limit.name == "size":
+        size = float(trial.size_bytes)
+        return [_ruled(limit, Estimate(size, size, size), "")]
+    if limit.name in ("energy", "cost"):
+        return [Finding(limit, "undecided", None, f"{limit.name} is not measured here")]
+    found = []
+    for batch, run in trial.runs.items():
+        if limit.batch in (None, batch):
+            where = f"at batch {batch}" if len(trial.runs) > 1 or limit.batch else ""
+            found.append(replace(_run_finding(limit, run, where, level, seed), batch=batch))
+    return found or [Finding(limit, "undecided", None, f"batch {limit.batch} was not measured")]
+
+
+def _run_finding(limit: Limit, run: BatchRun, where: str, level: float, seed: int) -> Finding:
+    if limit.name in LATENCIES:
+        estimate = percentile(run.blocks, int(limit.name[1:]) / 100, level, seed)
+        if estimate is None:
+            return Finding(
+                limit, "undecided", None, f"{run.samples} samples are too few for {limit.name} {where}".strip()
+            )
+        return _ruled(limit, estimate, where)
+    if limit.name == "throughput":
+        return _ruled(limit, _throughput(run, level, seed), where)
+    if run.peak_bytes is None:
+        return Finding(limit, "undecided", None, "memory cannot be read on this system")
+    return _ruled(limit, Estimate(*[float(run.peak_bytes)] * 3), where)
+
+
+def _throughput(run: BatchRun, level: float, seed: int) -> Estimate:
+    """Rows per second; the interval follows the mean latency over whole blocks."""
+    means = np.array([float(np.mean(block)) for block in run.blocks])
+    random = np.random.default_rng(seed)
+    draws = means[random.integers(0, len(means), (1000, len(means)))].mean(axis=1)
+    return from_draws(run.rows_per_s, run.rows_per_s * means.mean() / draws, level)
+
+
+def _drop_finding(limit: Limit, name: str, estimate: Estimate, unit: str, count: int) -> Finding:
+    finding = _ruled(limit, estimate, f"of {name}" if limit.score is None and name else "")
+    if finding.verdict != "undecided" or unit != limit.unit:
+        return finding
+    gap = abs(limit.value - estimate.value)
+    half = (estimate.high - estimate.low) / 2
+    if gap == 0 or not math.isfinite(half) or count == 0:
+        return finding
+    more = max(1, math.ceil(count * ((half / gap) ** 2 - 1)))
+    text = f"{finding.text}; about {more:,} more examples would decide"
+    return Finding(limit, "undecided", estimate, text)
+
+
+def _ruled(limit: Limit, estimate: Estimate, where: str) -> Finding:
+    good = -1 if limit.op == "<=" else 1
+    worst, best = (estimate.high, estimate.low) if good < 0 else (estimate.low, estimate.high)
+    ruling: Ruling = "undecided"
+    if math.isnan(worst):
+        ruling = "undecided"
+    elif (worst - limit.value) * good >= 0:
+        ruling = "meets"
+    elif (best - limit.value) * good < 0:
+        ruling = "breaks"
+    shown = " ".join(part for part in (limit.name, where) if part)
+    ends = "" if estimate.low == estimate.high else f" ({_unit(estimate.low, limit)} … {_unit(estimate.high, limit)})"
+    text = f"{shown} is {_unit(estimate.value, limit)}{ends}, asked {limit.text}: {ruling}"
+    return Finding(limit, ruling, estimate, text)
+
+
+def _unit(value: float, limit: Limit) -> str:
+    if limit.unit == "B":
+        return f"{value / 1e6:.3g} MB"
+    if limit.unit in ("pp", "%"):
+        return f"{value:.2f} {limit.unit}"
+    return f"{value:.4g} {limit.unit}".strip()

@@ -1,0 +1,236 @@
+"""A run's directory: made once, written whole, opened again to be shown, packed or resumed."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from paretune.ask.artifact import Artifact
+from paretune.ask.event import Event
+from paretune.build.candidate import Candidate
+from paretune.build.store import write_whole, writing
+from paretune.deliver import report, result
+from paretune.deliver.bundle import Bundle, pack
+from paretune.errors import ArtifactError, CallError
+
+RESULT, CALL, LOG, REPORT, BUNDLE, BASELINE = (
+    "result.json", "run.json", "log.jsonl", "report.html", "bundle", "baseline",
+)  # fmt: skip
+
+
+def start(out: Path | None, name: str, resume: bool) -> Path:
+    """The directory of a run: a new one, or one to go on with.
+
+    Raises
+    ------
+    CallError
+        If it exists and ``resume`` was not asked.
+    OutputError
+        If it cannot be written.
+    """
+    if out is None:
+        number = 1
+        while Path("runs", f"{name}-{number}").exists():
+            number += 1
+        out = Path("runs", f"{name}-{number - 1 if resume and number > 1 else number}")
+    if out.exists() and not resume and (not out.is_dir() or any(out.iterdir())):
+        raise CallError("exists already", where=str(out), do="add --resume to go on with it, or name another --out")
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        # found out now, not after ten minutes of work
+        write_whole(out / ".writable", b"")
+        (out / ".writable").unlink()
+    return out
+
+
+class Log:
+    """An observer that appends every event but progress to ``log.jsonl``, one JSON document a line."""
+
+    def __init__(self, path: Path) -> None:
+        with writing(path):
+            self._file = path.open("a", buffering=1, encoding="utf-8")
+        if path.stat().st_size:
+            # a killed run may have left half a line
+            self._file.write("\n")
+
+    def on(self, event: Event) -> None:
+        if event.kind != "progress":
+            line = {"time": round(time.time(), 3), "event": event.kind, "text": event.text, **event.data}
+            self._file.write(json.dumps(line) + "\n")
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_log(root: Path) -> list[dict[str, Any]]:
+    """The events of a run; half-written lines that a kill left behind are passed over."""
+    events = []
+    for line in (root / LOG).read_text(encoding="utf-8").splitlines():
+        try:
+            events.append(json.loads(line))
+        except ValueError:
+            continue
+    return events
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One candidate of a run, as the run's result tells of it."""
+
+    run: Run
+    entry: Mapping[str, Any]
+
+    @property
+    def id(self) -> str:
+        return str(self.entry["id"])
+
+    @property
+    def title(self) -> str:
+        return str(self.entry["title"])
+
+    def save(self, into: str | Path) -> Bundle:
+        """Write this candidate as a bundle.
+
+        Raises
+        ------
+        CallError
+            If ``into`` exists already.
+        """
+        into = Path(into)
+        if into.exists():
+            raise CallError("exists already", where=str(into), do="name another directory")
+        return self.run.pack(self.id, into)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its directory and its result. In a notebook it shows itself."""
+
+    root: Path
+    result: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, root: Path) -> Run:
+        """Open a run's directory.
+
+        Raises
+        ------
+        CallError
+            If it is no run, or one that has not finished.
+        ArtifactError
+            If its result does not fit the schema.
+        """
+        if not (root / RESULT).is_file():
+            unfinished = (root / CALL).is_file()
+            what = "is a run that has not finished" if unfinished else "is not a run's directory"
+            raise CallError(
+                what, where=str(root), do="go on with it by `paretune optimize … --resume`" if unfinished else ""
+            )
+        return cls(root, result.read(root / RESULT))
+
+    @property
+    def best(self) -> Choice | None:
+        """The best candidate that meets the budget; None when none does (``why_none`` says why)."""
+        return self.choice(self.result["best"]) if self.result["best"] else None
+
+    @property
+    def front(self) -> tuple[Choice, ...]:
+        """The non-dominated candidates, from the safest answers to the fastest."""
+        return tuple(self.choice(name) for name in self.result["front"])
+
+    @property
+    def why_none(self) -> str | None:
+        """Why no candidate meets the budget: which limit binds, by how much, and what comes nearest."""
+        why: str | None = self.result["why_none"]
+        return why
+
+    @property
+    def report(self) -> Path:
+        return self.root / REPORT
+
+    def choice(self, name: str) -> Choice:
+        """A candidate by its id (or the unique beginning of it).
+
+        Raises
+        ------
+        CallError
+            If there is none, or more than one.
+        """
+        found = [entry for entry in self.result["candidates"] if entry["id"].startswith(name)]
+        if self.result["baseline"]["id"].startswith(name):
+            found.append(self.result["baseline"])
+        if len(found) != 1:
+            what = "there is no candidate" if not found else "several candidates begin with"
+            raise CallError(f"{what} {name!r}", where=str(self.root), do="the report and result.json list the ids")
+        return Choice(self, found[0])
+
+    def pack(self, name: str, into: Path) -> Bundle:
+        """Write a candidate of this run as a bundle.
+
+        Raises
+        ------
+        CallError
+            If it was not built, or its model opens only with the user's own code.
+        ArtifactError
+            If its files are gone from the store or were changed.
+        """
+        entry = self.choice(name).entry
+        if entry["status"] != "built" or not entry["runs"]:
+            raise CallError(f"candidate {name} was not built: {entry['error'] or entry['why']}", where=str(self.root))
+        candidate = Candidate.of(
+            {"recipe": entry["recipe"], "target": {"name": entry["target"], "options": entry["settings"]}}
+        )
+        if candidate.recipe.steps:
+            artifact = Artifact.open(self.root / entry["runs"][0]["artifact"])
+        elif (self.root / BASELINE).is_dir():
+            artifact = Bundle.open(self.root / BASELINE).artifact
+        else:
+            raise CallError("the original could not be saved without its own code", where=str(self.root))
+        return pack(
+            candidate,
+            artifact,
+            into,
+            machine=self.result["machine"],
+            workload=self.result["workload"],
+            evidence=entry,
+            report=self.report.read_text() if self.report.is_file() else None,
+        )
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        page = escape(report.render(self.result), quote=True)
+        return f'<iframe srcdoc="{page}" style="width:100%;height:900px;border:0"></iframe>'
+
+
+def save(root: Path, document: dict[str, Any]) -> Run:
+    """Validate the result, and write it and its report.
+
+    Raises
+    ------
+    ArtifactError
+        If the result does not fit the schema (a defect of paretune).
+    """
+    result.validate(document)
+    write_whole(root / RESULT, json.dumps(document, indent=1))
+    report.write(document, root / REPORT)
+    return Run(root, document)
+
+
+def read_call(root: Path) -> dict[str, Any]:
+    """The resolved call of a run.
+
+    Raises
+    ------
+    ArtifactError
+        If ``run.json`` cannot be read.
+    """
+    try:
+        call: dict[str, Any] = json.loads((root / CALL).read_text())
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"cannot be read: {error}", where=str(root / CALL)) from error
+    return call

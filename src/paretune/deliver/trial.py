@@ -1,0 +1,137 @@
+"""Trial: what a run knows of one candidate, from the proposal to the verdict, and how ``result.json`` says it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from paretune.ask.artifact import Artifact
+from paretune.ask.budget import LATENCIES
+from paretune.build.candidate import Candidate
+from paretune.check.measurement import BatchRun, Measurement
+from paretune.check.statistics import percentile
+from paretune.check.verdict import Verdict
+
+
+@dataclass(eq=False)
+class Trial:
+    """One candidate of a run. ``ranked`` is its verdict on the ranking data, ``confirmed`` that on held-out data."""
+
+    candidate: Candidate
+    role: Literal["baseline", "reference", "candidate"] = "candidate"
+    status: Literal["built", "failed", "skipped"] = "skipped"
+    artifact: Artifact | None = None
+    measurement: Measurement | None = None
+    ranked: Verdict | None = None
+    confirmed: Verdict | None = None
+    error: str | None = None
+    why: str | None = None
+    seconds_to_build: float = 0.0
+    in_front: bool = False
+    histogram: Mapping[int, Mapping[str, list[float]]] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        return self.candidate.id
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """What is said of it: the confirmed verdict where there is one."""
+        return self.confirmed or self.ranked
+
+    def describe(self, level: float, base: Path) -> dict[str, Any]:
+        """The candidate's entry in ``result.json``; paths are relative to ``base`` where they lie below it."""
+        verdict, artifact = self.verdict, self.artifact
+        told = self.candidate.describe()
+        return {
+            "id": self.id,
+            "title": self.candidate.title,
+            "role": self.role,
+            "recipe": told["recipe"],
+            "target": self.candidate.target.name,
+            "settings": told["target"]["options"],
+            "status": self.status,
+            "error": self.error,
+            "why": self.why,
+            "form": artifact.form if artifact else None,
+            "precision": artifact.precision if artifact else None,
+            "data": verdict.data if verdict else None,
+            "confirmed": self.confirmed is not None and self.confirmed.data is not None,
+            "in_front": self.in_front,
+            "objective": _clean(verdict.merit.describe()) if verdict else None,
+            "scores": {name: _clean(value.describe()) for name, value in verdict.scores.items()} if verdict else {},
+            "drops": _drops(verdict),
+            "agreement": _clean(verdict.agreement.describe()) if verdict and verdict.agreement else None,
+            "runs": self._runs(level, base),
+            "size_bytes": artifact.size_bytes if artifact else None,
+            "parameters": artifact.parameters if artifact else None,
+            "macs": artifact.macs if artifact else None,
+            "seconds_to_build": round(self.seconds_to_build, 3),
+            "verdict": self.confirmed.verdict if self.confirmed else self._untested(),
+            "findings": [_clean(finding.describe()) for finding in verdict.findings] if verdict else [],
+        }
+
+    def _untested(self) -> str:
+        return "breaks" if self.ranked is not None and self.ranked.verdict == "breaks" else "not tested"
+
+    def _runs(self, level: float, base: Path) -> list[dict[str, Any]]:
+        verdict = self.verdict
+        measurement = verdict.measurement if verdict else self.measurement
+        if measurement is None or self.artifact is None:
+            return []
+        root = self.artifact.root.resolve()
+        path = root.relative_to(base.resolve()) if base.resolve() in root.parents else root
+        return [
+            {
+                "batch": batch,
+                **timing(run, level),
+                "speedup": _clean(verdict.speedups[batch].describe()) if verdict else None,
+                "speedup_over_reference": _clean(verdict.reference_speedups[batch].describe())
+                if verdict and batch in verdict.reference_speedups
+                else None,
+                "artifact": path.as_posix(),
+                "histogram": dict(self.histogram[batch]) if batch in self.histogram else None,
+            }
+            for batch, run in measurement.runs.items()
+        ]
+
+
+def timing(run: BatchRun, level: float) -> dict[str, Any]:
+    """Latency, throughput and memory at one batch size, as ``result.json`` says them."""
+    found = {name: percentile(run.blocks, int(name[1:]) / 100, level) for name in LATENCIES}
+    return {
+        "latency_ms": {name: _clean(value.describe()) if value else None for name, value in found.items()},
+        "throughput_per_s": run.rows_per_s,
+        "peak_memory_bytes": run.peak_bytes,
+        "import_memory_bytes": run.import_bytes,
+        "anon_bytes": run.anon_bytes,
+        "file_bytes": run.file_bytes,
+        "energy_j": {"value": None, "kind": "unavailable"},
+        "samples": run.samples,
+        "callers": run.callers,
+        "settled": run.settled,
+    }
+
+
+def quantile_points(run: BatchRun, most: int = 200) -> list[float]:
+    """At most ``most`` evenly spaced quantiles of a run's latencies (ms), for a plot."""
+    samples = np.sort(np.concatenate([np.asarray(block) for block in run.blocks]))
+    if len(samples) > most:
+        samples = np.quantile(samples, (np.arange(most) + 0.5) / most)
+    return [round(float(value), 5) for value in samples]
+
+
+def _drops(verdict: Verdict | None) -> dict[str, Any]:
+    if verdict is None:
+        return {}
+    return {name: {**_clean(value.describe()), "unit": verdict.units[name]} for name, value in verdict.drops.items()}
+
+
+def _clean(value: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON has no infinities and no NaN."""
+    return {key: None if isinstance(item, float) and not math.isfinite(item) else item for key, item in value.items()}

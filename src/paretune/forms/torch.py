@@ -1,0 +1,387 @@
+"""The form ``torch``: parameters in ``model.safetensors``, laid onto the user's own live module; or a ``model.pt2``.
+
+A live module is never changed: everything happens on a copy. Beside the parameters stands ``module.json`` with what
+else decides the module's answers (its code and plain attributes, as digests), so that a changed ``forward`` changes the
+artefact's digest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import inspect
+import json
+import types
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch.utils import _pytree as pytree
+
+from paretune.ask.artifact import Artifact, TensorSpec
+from paretune.ask.target import Arrays
+from paretune.errors import ArtifactError, WorkloadError
+from paretune.forms import torch_program
+
+WEIGHTS = "model.safetensors"
+CODE = "module.json"
+PROGRAM = "model.pt2"
+
+Kind = Literal["single", "tuple", "dict"]
+
+
+def save(module: torch.nn.Module, root: Path) -> None:
+    """Write ``model.safetensors`` and ``module.json`` below ``root``; the same module gives the same bytes.
+
+    Tensors that share memory are stored once, under the first of their names.
+    """
+    kept: dict[str, torch.Tensor] = {}
+    shared: dict[str, str] = {}
+    first: dict[tuple[Any, ...], str] = {}
+    for name, value in module.state_dict(keep_vars=True).items():
+        if not isinstance(value, torch.Tensor):
+            continue  # extra state stays with the live module
+        tensor = value.detach()
+        place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) if tensor.numel() else (name,)
+        if first.setdefault(place, name) != name:
+            shared[name] = first[place]
+        else:
+            kept[name] = tensor.cpu().contiguous().clone()
+    save_file(kept, root / WEIGHTS)
+    described = {"shared": shared, "code": fingerprint(module)}
+    (root / CODE).write_text(json.dumps(described, indent=1, sort_keys=True))
+
+
+def restore(artifact: Artifact) -> torch.nn.Module:
+    """The module in eval mode on the CPU: a copy of the user's own with the artefact's parameters, or its program's.
+
+    Raises
+    ------
+    ArtifactError
+        If the user's own module is needed and not there, or the parameters do not fit it.
+    """
+    if any(name.endswith(".pt2") for name in artifact.files):
+        with torch_program.quiet():
+            return torch_program.open_checked(artifact.path(".pt2")).module()
+    if not isinstance(artifact.origin, torch.nn.Module):
+        raise ArtifactError(
+            "holds a module's parameters without its code", where=str(artifact.root),
+            do="give the workload whose model it was made from",
+        )  # fmt: skip
+    module = detach_copy(artifact.origin)
+    try:
+        state = load_file(artifact.root / WEIGHTS)
+        shared = json.loads((artifact.root / CODE).read_text())["shared"]
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise ArtifactError(f"cannot be read: {error}", where=str(artifact.root)) from error
+    state |= {name: state[kept] for name, kept in shared.items()}
+    wanted = {name for name, value in module.state_dict().items() if isinstance(value, torch.Tensor)}
+    if wanted != set(state):
+        raise ArtifactError(
+            f"its parameters do not fit the module: {', '.join(sorted(wanted ^ set(state))[:3])} on one side only",
+            where=str(artifact.root), do="give the workload whose model it was made from",
+        )  # fmt: skip
+    try:
+        module.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        raise ArtifactError(f"its parameters do not fit the module: {error}", where=str(artifact.root)) from error
+    return module
+
+
+def detach_copy(module: torch.nn.Module) -> torch.nn.Module:
+    """A deep copy on the CPU, in eval mode; the module itself keeps its mode, its device and its hooks.
+
+    Raises
+    ------
+    WorkloadError
+        If it cannot be copied.
+    """
+    try:
+        with torch_program.quiet():
+            twin = copy.deepcopy(module).cpu()
+    except Exception as error:  # a user's own __deepcopy__ or __getstate__ may fail in any way
+        raise WorkloadError(
+            f"{type(module).__qualname__} cannot be copied: {error}", where="Workload.model",
+            do="give a function that makes and returns the module",
+        ) from error  # fmt: skip
+    if not is_program(twin):
+        twin.eval()
+    return twin
+
+
+def is_program(module: torch.nn.Module) -> bool:
+    """Whether it is what ``ExportedProgram.module()`` returns, which has no training mode to leave."""
+    return isinstance(module, torch.fx.GraphModule) and hasattr(module, "_in_spec")
+
+
+def native(array: Any) -> torch.Tensor:
+    """A tensor with the array's values, in memory of its own when the array is read-only or not in C order."""
+    array = np.asarray(array)
+    return torch.from_numpy(array if array.flags.writeable and array.flags.c_contiguous else array.copy(order="C"))
+
+
+def call_flat(
+    module: torch.nn.Module, names: tuple[str, ...] | None, tensors: tuple[torch.Tensor, ...]
+) -> tuple[tuple[str, ...], tuple[torch.Tensor, ...], Kind]:
+    """Call with tensors in order (``names``: as keyword arguments); the outputs as :func:`flatten_outputs` gives."""
+    if is_program(module):
+        args, kwargs = pytree.tree_unflatten(list(tensors), cast(Any, module._in_spec))
+        return flatten_outputs(module(*args, **kwargs))
+    if names is not None:
+        return flatten_outputs(module(**dict(zip(names, tensors, strict=True))))
+    return flatten_outputs(module(*tensors))
+
+
+@contextlib.contextmanager
+def plain_attention() -> Iterator[None]:
+    """Without the fused kernels of ``nn.TransformerEncoder``: they hide the products they are made of, and answer zero
+    at padded positions, where every exported graph answers something else."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+def keywords(artifact: Artifact) -> tuple[str, ...] | None:
+    """The names by which the module is called, None when it is called by position."""
+    return tuple(spec.name for spec in artifact.inputs) if artifact.keyword_inputs else None
+
+
+def call(module: torch.nn.Module, artifact: Artifact, inputs: Arrays) -> Arrays:
+    """Run one batch without gradients: arrays in the order of ``artifact.inputs`` → ``artifact.outputs``.
+
+    bfloat16 and float16 answers come back as float32.
+    """
+    with torch.inference_mode():
+        tensors = call_flat(module, keywords(artifact), tuple(native(array) for array in inputs))[1]
+        return tuple(to_array(tensor) for tensor in tensors)
+
+
+def to_array(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
+    """The tensor as a numpy array; bfloat16 and float16 become float32."""
+    if tensor.dtype in (torch.bfloat16, torch.float16):
+        tensor = tensor.float()
+    array: np.ndarray[Any, Any] = tensor.detach().cpu().numpy()
+    return array
+
+
+def flatten_outputs(outputs: Any) -> tuple[tuple[str, ...], tuple[torch.Tensor, ...], Kind]:
+    """Names, tensors and kind of whatever a module returned.
+
+    One tensor is ``output``; those of a tuple or list are ``output_0`` …; those of a mapping or of a dataclass keep
+    their keys, in order. Nested ones are flattened; None is left out.
+
+    Raises
+    ------
+    WorkloadError
+        If there is anything but tensors in it.
+    """
+    if isinstance(outputs, torch.Tensor):
+        return ("output",), (outputs,), "single"
+    fields = _fields(outputs)
+    if fields is not None:
+        pairs = [pair for key, value in fields.items() for pair in _leaves(value, str(key))]
+        kind: Kind = "dict"
+    else:
+        parts = outputs if isinstance(outputs, tuple | list) else [outputs]
+        tensors = [tensor for part in parts for _, tensor in _leaves(part, "output")]
+        pairs = [(f"output_{place}", tensor) for place, tensor in enumerate(tensors)]
+        kind = "tuple"
+    if not pairs:
+        raise WorkloadError("the model returned no tensor", where="Workload.model")
+    return tuple(name for name, _ in pairs), tuple(tensor for _, tensor in pairs), kind
+
+
+def _fields(value: Any) -> Mapping[Any, Any] | None:
+    if isinstance(value, Mapping):
+        return value
+    if hasattr(value, "__dataclass_fields__"):
+        return {name: getattr(value, name) for name in value.__dataclass_fields__}
+    return None
+
+
+def _leaves(value: Any, name: str) -> Iterator[tuple[str, torch.Tensor]]:
+    fields = _fields(value)
+    if isinstance(value, torch.Tensor):
+        yield name, value
+    elif fields is not None:
+        for key, part in fields.items():
+            yield from _leaves(part, f"{name}_{key}")
+    elif isinstance(value, tuple | list):
+        for place, part in enumerate(value):
+            yield from _leaves(part, f"{name}_{place}")
+    elif value is not None:
+        raise WorkloadError(
+            f"{name} is a {type(value).__qualname__}, and only tensors can be compared", where="what the model returns",
+            do="return tensors, or tuples or dicts of them (for transformers: use_cache=False)",
+        )  # fmt: skip
+
+
+def sample_inputs(specs: tuple[TensorSpec, ...], batch: int, length: int = 8, seed: int | None = None) -> Arrays:
+    """Inputs that fit the specs: zeros, or with a seed standard normal floats and integers 0 or 1.
+
+    A free axis is ``batch`` long when it is called so, else ``length``.
+    """
+    rng = None if seed is None else np.random.default_rng(seed)
+    made = []
+    for spec in specs:
+        shape = tuple(
+            axis if isinstance(axis, int) else batch if axis == "batch" or not place else length
+            for place, axis in enumerate(spec.shape)
+        )
+        dtype = np.dtype(spec.dtype)
+        if rng is None:
+            values: Any = np.zeros(shape)
+        else:
+            values = rng.standard_normal(shape) if dtype.kind == "f" else rng.integers(0, 2, shape)
+        made.append(np.asarray(values).astype(dtype))
+    return tuple(made)
+
+
+def fingerprint(module: torch.nn.Module) -> dict[str, Any]:
+    """What decides a module's answers beside its parameters, as digests and without any path.
+
+    Of every class of the user's own: its qualified name and the sha256 of its code, with the functions and plain
+    values that its methods use from their own file. Of every submodule: plain attributes and buffers that
+    ``state_dict`` leaves out.
+    """
+    classes: dict[str, str] = {}
+    state = hashlib.sha256()
+    for name, part in module.named_modules():
+        kind = type(part)
+        label = f"{kind.__module__.rpartition('.')[2]}.{kind.__qualname__}"
+        if not kind.__module__.startswith("torch."):
+            classes.setdefault(label, _code_digest(kind))
+        state.update(f"{name}:{label}:{_plain(part)}".encode())
+        for key in sorted(part._non_persistent_buffers_set):
+            buffer = part._buffers.get(key)
+            state.update(key.encode() + (b"" if buffer is None else to_array(buffer).tobytes()))
+    return {"classes": dict(sorted(classes.items())), "state": state.hexdigest()}
+
+
+def _plain(module: torch.nn.Module) -> str:
+    """The submodule's own attributes that are plain values, and functions laid over its methods, as text."""
+    found = [module.extra_repr()] if type(module).__module__.startswith("torch.") else []
+    for key, value in sorted(vars(module).items()):
+        if isinstance(value, types.FunctionType | types.MethodType):
+            found.append(f"{key}={_code_digest(value)}")
+        elif key != "training" and not key.startswith("_") and _is_plain(value):
+            found.append(f"{key}={value!r}")
+    return ";".join(found)
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return all(_is_plain(part) for part in value)
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def _code_digest(owner: Any) -> str:
+    total = hashlib.sha256()
+    with contextlib.suppress(OSError, TypeError):  # made in a shell, or generated: the compiled code speaks for itself
+        total.update(inspect.getsource(owner).encode())
+    functions = [value for value in vars(owner).values() if inspect.isfunction(value)] if inspect.isclass(owner) else []
+    seen: set[int] = set()
+    for function in functions or ([owner] if not inspect.isclass(owner) else []):
+        _add_code(inspect.unwrap(function), total, seen)
+    return total.hexdigest()
+
+
+def _add_code(function: Any, total: Any, seen: set[int]) -> None:
+    code = getattr(function, "__code__", None)
+    if code is None or id(code) in seen:
+        return
+    seen.add(id(code))
+    total.update(code.co_code)
+    for constant in code.co_consts:
+        if isinstance(constant, frozenset):
+            constant = sorted(map(repr, constant))  # its own order differs from process to process
+        total.update(constant.co_code if isinstance(constant, types.CodeType) else repr(constant).encode())
+    space = getattr(function, "__globals__", {})
+    for name in code.co_names:
+        value = space.get(name)
+        if inspect.isfunction(value) and value.__module__ == function.__module__:
+            _add_code(value, total, seen)
+        elif value is not None and _is_plain(value):
+            total.update(f"{name}={value!r}".encode())
+
+
+class Flat(torch.nn.Module):
+    """A module behind one signature: tensors in order in, a tuple of tensors out."""
+
+    def __init__(self, model: torch.nn.Module, names: tuple[str, ...] | None) -> None:
+        super().__init__()
+        self.model, self.names = model, names
+        self.training = False
+
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return call_flat(self.model, self.names, inputs)[1]
+
+
+class Named(torch.nn.Module):
+    """A module whose ``forward`` takes any keywords, with these alone: torch 2.13 takes no free axes for the others."""
+
+    def __init__(self, model: torch.nn.Module, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.model, self.training = model, False
+        kind = inspect.Parameter.KEYWORD_ONLY
+
+        def forward(**inputs: torch.Tensor) -> Any:
+            return self.model(**inputs)
+
+        forward.__signature__ = inspect.Signature([inspect.Parameter(n, kind) for n in names])  # type: ignore[attr-defined]
+        self.forward = forward
+
+
+def dynamic_axes(specs: tuple[TensorSpec, ...], mark: Any) -> tuple[dict[int, Any], ...]:
+    """For each input the free axes, each with ``mark`` (``Dim.DYNAMIC`` or ``Dim.AUTO``), as ``torch.export`` asks."""
+    return tuple({place: mark for place, axis in enumerate(spec.shape) if isinstance(axis, str)} for spec in specs)
+
+
+def export_program(artifact: Artifact, into: Path) -> Artifact | None:
+    """A sealed artefact of form ``torch`` that holds ``model.pt2``, with free axes; None when it does not export.
+
+    The program takes and returns what the user's module does; no source line and no example is in the file.
+    """
+    into.mkdir(parents=True, exist_ok=True)
+    path = into / PROGRAM
+    try:
+        with torch_program.quiet(), torch.no_grad():
+            program = _exported(artifact)
+            torch_program.save(program, path)
+            # an export may silently fix an axis: the file must take a batch and a length it was not made with
+            reopened = torch_program.open_checked(path).module()
+            call(reopened, artifact, sample_inputs(artifact.inputs, 3, 7))
+    except Exception:  # export fails in as many ways as there are models, and a bundle can do without
+        path.unlink(missing_ok=True)
+        return None
+    facts = {
+        key: getattr(artifact, key) for key in ("keyword_inputs", "output_kind", "precision", "parameters", "macs")
+    }
+    return Artifact.seal("torch", into, artifact.inputs, artifact.outputs, **facts, notes=artifact.notes)
+
+
+def _exported(artifact: Artifact) -> torch.export.ExportedProgram:
+    if any(name.endswith(".pt2") for name in artifact.files):
+        return torch_program.open_checked(artifact.path(".pt2"))
+    module = restore(artifact)
+    tensors = tuple(native(array) for array in sample_inputs(artifact.inputs, 2))
+    axes = dynamic_axes(artifact.inputs, torch.export.Dim.AUTO)
+    names = keywords(artifact)
+    signature = inspect.signature(module.forward).parameters.values()
+    if names is None:
+        loose = next((p.name for p in signature if p.kind is p.VAR_POSITIONAL), None)
+        shapes: Any = {loose: axes} if loose and len(signature) == 1 else axes
+        return torch.export.export(module, tensors, dynamic_shapes=shapes, strict=False)
+    if not set(names) <= {p.name for p in signature}:
+        module = Named(module, names)
+    shapes, given = dict(zip(names, axes, strict=True)), dict(zip(names, tensors, strict=True))
+    return torch.export.export(module, (), given, dynamic_shapes=shapes, strict=False)

@@ -1,0 +1,166 @@
+"""The same numbers again, here and now: a bundle or a model file, with or without data."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from paretune.ask import plugin, source
+from paretune.ask.artifact import Artifact
+from paretune.ask.budget import Budget
+from paretune.ask.data import Split
+from paretune.ask.event import Broadcast, Observer
+from paretune.ask.score import named
+from paretune.ask.workload import Workload
+from paretune.build.store import Store
+from paretune.check.machine import default_threads, fingerprint
+from paretune.check.measurement import CONFIRM, Bench, Measurement, Subject
+from paretune.check.verdict import judge
+from paretune.deliver.bundle import MANIFEST, Bundle
+from paretune.errors import CallError, PluginError
+
+FREE_AXIS = 16
+"""Length given to a free axis other than the batch where no data says one."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured, on which machine, and what of it a bundle's evidence was made elsewhere for."""
+
+    title: str
+    measurement: Measurement
+    target: str
+    machine: dict[str, Any]
+    warnings: tuple[str, ...]
+
+    def describe(self, confidence: float = 0.95) -> dict[str, Any]:
+        """Plain JSON: latency percentiles, throughput, memory, size, and scores where there was data."""
+        from paretune.deliver.trial import timing
+
+        judged = judge(self.measurement, self.measurement, Budget(confidence=confidence), self._data)
+        return {
+            "title": self.title,
+            "target": self.target,
+            "size_bytes": self.measurement.size_bytes,
+            "parameters": self.measurement.parameters,
+            "macs": self.measurement.macs,
+            "runs": [{"batch": batch, **timing(run, confidence)} for batch, run in self.measurement.runs.items()],
+            "scores": {name: value.describe() for name, value in judged.scores.items()},
+            "machine": self.machine,
+            "warnings": list(self.warnings),
+        }
+
+    @property
+    def _data(self) -> str | None:
+        return next(iter(self.measurement.answers), None)
+
+
+def measure(
+    what: str | Path,
+    workload: Workload | None = None,
+    *,
+    target: str | None = None,
+    batch: Sequence[int] = (1,),
+    threads: int | None = None,
+    seed: int = 0,
+    observers: Sequence[Observer] = (),
+) -> Measured:
+    """Measure a bundle or a model file on this machine.
+
+    Parameters
+    ----------
+    what
+        A bundle's directory, an ``.onnx`` or a ``.pt2`` file.
+    workload
+        Whose held-out data and scores to use; None: latency, memory and size on seeded random inputs.
+    target
+        Overrules the bundle's target, or the home of the model's source.
+
+    Raises
+    ------
+    ParetuneError
+        If it cannot be opened, or its runtime fails.
+    """
+    machine = fingerprint(threads or default_threads())
+    scratch = Path(tempfile.mkdtemp(prefix="paretune-measure-"))
+    heldout = None if workload is None else Split.whole(workload.heldout, workload.collate, "heldout")
+    try:
+        subject, title, native, warnings = _subject(Path(what), target, heldout, scratch, machine)
+        bench = Bench(
+            Store(scratch / "store"), machine, seed, Broadcast.to(observers), native,
+            {} if workload is None else named(workload.score),
+        )  # fmt: skip
+        try:
+            sizes = tuple(sorted(set(batch)))
+            sample = heldout or synthetic(subject.artifact, 8 * max(sizes), seed)
+            measured = bench.latency(subject, sample, sizes, CONFIRM)
+            if heldout is not None:
+                answers = bench.answer(subject, heldout, "heldout", max(max(sizes), 32))
+                measured = dataclasses.replace(measured, answers={"heldout": answers})
+        finally:
+            bench.close()
+        return Measured(title, measured, subject.target.name, machine, warnings)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _subject(
+    what: Path, target: str | None, heldout: Split | None, scratch: Path, machine: dict[str, Any]
+) -> tuple[Subject, str, Any, tuple[str, ...]]:
+    if not what.exists():
+        raise CallError("does not exist", where=str(what), do="name a bundle's directory, or an .onnx or .pt2 file")
+    if what.is_dir():
+        if not (what / MANIFEST).is_file():
+            raise CallError("is no bundle", where=str(what), do="name a directory that `paretune pack` or a run wrote")
+        bundle = Bundle.open(what)
+        subject, title = bundle.subject, str(bundle.manifest["title"])
+        elsewhere = bundle.manifest["machine"]["digest"] != machine["digest"]
+        there = bundle.manifest["machine"].get("cpu", "another machine")
+        warning = f"the bundle's evidence was made on another machine or with other versions ({there})"
+        warnings = (warning,) if elsewhere else ()
+        native: Any = _native(subject.artifact.form)
+    else:
+        into = scratch / "model"
+        into.mkdir()
+        artifact, door = source.find(str(what), heldout, into)
+        kind = plugin.usable("targets", [door.home])[door.home]
+        subject, title, warnings, native = Subject("model", artifact, kind.light(False)[0]), what.name, (), door.native
+    if target is not None:
+        kind = plugin.usable("targets", [target])[target]
+        if subject.artifact.form not in kind.accepts:
+            raise PluginError(
+                f"{target} does not open form {subject.artifact.form}", where=str(what),
+                do="use `paretune optimize` to carry the model there",
+            )  # fmt: skip
+        subject = dataclasses.replace(subject, target=kind.light(False)[0])
+    return subject, title, native, warnings
+
+
+def _native(form: str) -> Any:
+    """The tensors that a user's scores expect: those of the front door that gives this form, else numpy's."""
+    for kind in plugin.usable("sources").values():
+        if kind.gives == form:
+            return kind().native
+    return lambda array: array
+
+
+def synthetic(artifact: Artifact, count: int, seed: int) -> Split:
+    """Seeded random inputs of the right shape and dtype: normal floats, and zeros and ones for whole numbers."""
+    random = np.random.default_rng(seed)
+
+    def one() -> tuple[Any, None]:
+        arrays = []
+        for spec in artifact.inputs:
+            shape = [size if isinstance(size, int) else FREE_AXIS for size in spec.shape[1:]]
+            whole = np.dtype(spec.dtype).kind in "iub"
+            arrays.append((random.integers(0, 2, shape) if whole else random.normal(size=shape)).astype(spec.dtype))
+        return tuple(arrays), None
+
+    return Split.whole([one() for _ in range(count)], None, "synthetic")

@@ -1,0 +1,167 @@
+"""Modules are saved and restored without a pickle, and the live one is never changed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from paretune.ask.artifact import Artifact, TensorSpec
+from paretune.errors import ArtifactError, WorkloadError
+from paretune.forms import torch as form
+
+
+class Tied(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = torch.nn.Embedding(10, 4)
+        self.norm = torch.nn.BatchNorm1d(4)
+        self.head = torch.nn.Linear(4, 10, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.head(self.norm(self.embed(ids).mean(1)))
+        return out
+
+
+def sealed(module: torch.nn.Module, root: Path, **facts: Any) -> Artifact:
+    root.mkdir()
+    form.save(module, root)
+    inputs = (TensorSpec("ids", "int64", ("batch", 6)),)
+    return Artifact.seal("torch", root, inputs, (TensorSpec("output", "float32", ("batch", 10)),), **facts)
+
+
+def test_restoring_keeps_ties_and_leaves_the_live_module_alone(tmp_path: Path) -> None:
+    live = Tied()
+    artifact = sealed(live, tmp_path / "a", origin=live)
+    before = live.embed.weight.detach().clone()
+    with torch.no_grad():
+        live.embed.weight.add_(1)
+    restored = form.restore(artifact)
+    assert isinstance(restored, Tied)
+    assert restored.head.weight is restored.embed.weight
+    assert torch.equal(restored.embed.weight, before), "the saved parameters count, not what became of the module"
+    assert live.training
+    assert not restored.training
+    assert torch.equal(live.embed.weight, before + 1)
+
+
+def test_shared_memory_is_stored_once(tmp_path: Path) -> None:
+    artifact = sealed(Tied(), tmp_path / "a")
+    described = json.loads((artifact.root / "module.json").read_text())
+    assert described["shared"] == {"head.weight": "embed.weight"}
+    assert (artifact.root / "model.safetensors").stat().st_size < 2 * 10 * 4 * 4 + 1000
+
+
+def test_the_same_module_gives_the_same_digest_and_any_change_another(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    live = Tied()
+    first, second = sealed(live, tmp_path / "a"), sealed(live.eval(), tmp_path / "b")
+    assert first.digest == second.digest
+    live.scale = 3.0
+    third = sealed(live, tmp_path / "c")
+    live.forward = lambda ids: -Tied.forward(live, ids)  # type: ignore[method-assign]
+    fourth = sealed(live, tmp_path / "d")
+    assert len({artifact.digest for artifact in (second, third, fourth)}) == 3
+
+
+def test_a_changed_function_that_forward_uses_changes_the_digest(tmp_path: Path) -> None:
+    def made(body: str) -> torch.nn.Module:
+        space: dict[str, Any] = {"torch": torch, "__name__": "mine"}
+        code = (
+            f"def act(x):\n    return {body}\nclass M(torch.nn.Module):\n    def forward(self, ids): return act(ids)\n"
+        )
+        exec(code, space)
+        module: torch.nn.Module = space["M"]()
+        return module
+
+    digests = [sealed(made(body), tmp_path / str(i)).digest for i, body in enumerate(["x + 1", "x + 2", "x + 1"])]
+    assert digests[0] == digests[2] != digests[1]
+
+
+def test_no_path_stands_in_the_files(tmp_path: Path) -> None:
+    live = Tied()
+    live.place = str(tmp_path)
+    artifact = sealed(live, tmp_path / "a")
+    for name in artifact.files:
+        assert str(tmp_path).encode() not in (artifact.root / name).read_bytes()
+        assert str(Path(__file__).parent).encode() not in (artifact.root / name).read_bytes()
+
+
+def test_what_cannot_be_restored_says_why(tmp_path: Path) -> None:
+    live = Tied()
+    with pytest.raises(ArtifactError, match="without its code"):
+        form.restore(sealed(live, tmp_path / "a"))
+    with pytest.raises(ArtifactError, match="do not fit"):
+        form.restore(sealed(live, tmp_path / "b", origin=torch.nn.Linear(2, 2)))
+    wider = Tied()
+    wider.norm = torch.nn.BatchNorm1d(5)
+    with pytest.raises(ArtifactError, match="do not fit"):
+        form.restore(sealed(live, tmp_path / "c", origin=wider))
+
+
+def test_outputs_are_flattened_in_order() -> None:
+    a, b, c = (torch.full((1,), float(i)) for i in range(3))
+    assert form.flatten_outputs(a) == (("output",), (a,), "single")
+    assert form.flatten_outputs((a, (b, None, c))) == (("output_0", "output_1", "output_2"), (a, b, c), "tuple")
+    names, tensors, kind = form.flatten_outputs({"z": a, "none": None, "inner": {"x": b, "y": c}})
+    assert (names, tensors, kind) == (("z", "inner_x", "inner_y"), (a, b, c), "dict")
+    with pytest.raises(WorkloadError, match="only tensors"):
+        form.flatten_outputs({"a": a, "cache": object()})
+    with pytest.raises(WorkloadError, match="no tensor"):
+        form.flatten_outputs(None)
+
+
+def test_call_gives_float32_for_half_precision(tmp_path: Path) -> None:
+    class Half(torch.nn.Module):
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            return ids.to(torch.bfloat16)
+
+    artifact = sealed(Half(), tmp_path / "a")
+    (answer,) = form.call(Half(), artifact, (np.ones((2, 6), np.int64),))
+    assert answer.dtype == np.float32
+    assert answer.tolist() == [[1.0] * 6] * 2
+
+
+def test_a_read_only_array_is_not_written_through() -> None:
+    array = np.zeros(3, np.float32)
+    array.flags.writeable = False
+    form.native(array).add_(1)
+    assert array.tolist() == [0, 0, 0]
+
+
+def test_sample_inputs_follow_the_specs() -> None:
+    specs = (TensorSpec("a", "float32", ("batch", "length_1", 3)), TensorSpec("b", "int64", ("batch", "length_1")))
+    a, b = form.sample_inputs(specs, 2, 5, seed=0)
+    assert (a.shape, b.shape) == ((2, 5, 3), (2, 5))
+    assert set(np.unique(b)) <= {0, 1}
+    assert not form.sample_inputs(specs, 2)[0].any()
+    assert np.array_equal(form.sample_inputs(specs, 2, 5, seed=0)[0], a)
+
+
+def test_an_exported_program_stands_for_the_module(tmp_path: Path) -> None:
+    live = Tied()
+    artifact = sealed(live, tmp_path / "a", origin=live)
+    portable = form.export_program(artifact, tmp_path / "p")
+    assert portable is not None
+    assert list(portable.files) == ["model.pt2"]
+    opened = Artifact.open(portable.root)
+    ids = np.random.default_rng(0).integers(0, 10, (5, 6))
+    wanted = form.call(form.restore(artifact), artifact, (ids,))[0]
+    assert np.allclose(form.call(form.restore(opened), opened, (ids,))[0], wanted, atol=1e-6)
+
+
+def test_a_module_that_does_not_export_leaves_no_file(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    class Branching(torch.nn.Module):
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            return ids + 1 if ids.sum() > 0 else ids
+
+    live = Branching()
+    artifact = sealed(live, tmp_path / "a", origin=live)
+    assert form.export_program(artifact, tmp_path / "p") is None
+    assert not list((tmp_path / "p").iterdir())
+    assert capfd.readouterr() == ("", "")

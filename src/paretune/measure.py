@@ -26,6 +26,8 @@ from paretune.check.verdict import judge
 from paretune.deliver.bundle import MANIFEST, Bundle
 from paretune.errors import CallError, PluginError
 
+ANSWER_BATCH = 32
+"""Batch size for scores, where the model leaves it free and no larger one is asked."""
 FREE_AXIS = 16
 """Length given to a free axis other than the batch where no data says one."""
 
@@ -88,9 +90,12 @@ def measure(
     ParetuneError
         If it cannot be opened, or its runtime fails.
     """
+    sizes = tuple(sorted(set(batch)))
+    if not sizes or sizes[0] < 1:
+        raise CallError(f"{tuple(batch)} are no batch sizes", where="batch", do="give whole numbers from 1")
     machine = fingerprint(threads or default_threads())
-    scratch = Path(tempfile.mkdtemp(prefix="paretune-measure-"))
     heldout = None if workload is None else Split.whole(workload.heldout, workload.collate, "heldout")
+    scratch = Path(tempfile.mkdtemp(prefix="paretune-measure-"))
     try:
         subject, title, native, warnings = _subject(Path(what), target, heldout, scratch, machine)
         bench = Bench(
@@ -98,11 +103,12 @@ def measure(
             {} if workload is None else named(workload.score),
         )  # fmt: skip
         try:
-            sizes = tuple(sorted(set(batch)))
+            fixed = subject.artifact.inputs[0].shape[0]
             sample = heldout or synthetic(subject.artifact, 8 * max(sizes), seed)
             measured = bench.latency(subject, sample, sizes, CONFIRM)
             if heldout is not None:
-                answers = bench.answer(subject, heldout, "heldout", max(max(sizes), 32))
+                rows = fixed if isinstance(fixed, int) else max(*sizes, ANSWER_BATCH)
+                answers = bench.answer(subject, heldout, "heldout", rows)
                 measured = dataclasses.replace(measured, answers={"heldout": answers})
         finally:
             bench.close()

@@ -112,10 +112,10 @@ def optimize(
     usable, asked = _targets(targets)
     techniques = _techniques(only, without)
     limit_s = seconds_of(time)
+    fixed = read_recipes(Path(recipes)) if isinstance(recipes, str | Path) else recipes
     root = start(Path(out) if out is not None else None, workload.name, resume)
     log = Log(root / LOG)
     watch = Broadcast((log, *observers))
-    fixed = read_recipes(Path(recipes)) if isinstance(recipes, str | Path) else recipes
     stored = Store(Path(store) if store is not None else root / "store")
     stored.sweep()
     machine = fingerprint(threads or default_threads())
@@ -220,6 +220,11 @@ class _Loop:
             queue.tell(proposal, trial.ranked.pace.value if trial.ranked else None)
         for proposal, why in queue.dropped:
             self.trials.append(Trial(proposal.candidate, why=why))
+        tried = [trial for trial in self.trials if self._eligible(trial)]
+        failed = [trial.error for trial in tried if trial.error]
+        if failed and self.stopped == "finished" and not any(trial.ranked for trial in tried):
+            targets = ", ".join(self.targets)
+            raise BuildError(f"no road leads from this model to {targets}: {failed[0]}", where=self.workload.name)
 
     def confirm(self) -> None:
         """Finalists on all of held-out, from the safest to the fastest, until the first that fails."""
@@ -444,7 +449,7 @@ class _Loop:
         if self.stopped != "finished":
             return True
         needed = self._confirm_s(4) + (0 if fixed else proposal.cost)
-        if self._left() < min(needed, self.limit_s / 2):
+        if self._left() < min(needed, self.limit_s / 3):
             self.stopped = "time"
             self._say("stop", "the rest of the time is kept for confirming")
         return self.stopped != "finished"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ def from_npz(model: Path, data: Path, score: str = "accuracy") -> Workload:
         If the file cannot be read, holds pickled objects, has no ``label``, or arrays differ in length.
     """
     if not model.is_file():
-        raise DataError("there is no such model file", where=str(model))
+        raise DataError("there is no such model file", where=str(model), do="check the path")
     arrays = _read(data)
     heldout = _examples({name: value for name, value in arrays.items() if not name.startswith(TRAIN)}, str(data))
     taught = {name.removeprefix(TRAIN): value for name, value in arrays.items() if name.startswith(TRAIN)}
@@ -36,11 +35,14 @@ def from_npz(model: Path, data: Path, score: str = "accuracy") -> Workload:
 
 def _read(data: Path) -> dict[str, Array]:
     try:
-        with np.load(data, allow_pickle=False) as file:
-            if not hasattr(file, "files"):
-                raise DataError("is one bare array", where=str(data), do="save it by np.savez with names")
+        file = np.load(data, allow_pickle=False)
+        if isinstance(file, np.ndarray):
+            raise DataError("is one bare array", where=str(data), do="save it by np.savez with names")
+        with file:
             return {name: file[name] for name in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+    except DataError:
+        raise
+    except Exception as error:  # a damaged archive fails in zipfile, zlib, numpy's header parser …
         raise DataError(
             f"cannot be read: {error}", where=str(data), do="save plain arrays by np.savez(…, label=…)"
         ) from error
@@ -55,5 +57,8 @@ def _examples(arrays: dict[str, Array], where: str) -> list[tuple[dict[str, Arra
     lengths = {name: len(value) if value.ndim else 0 for name, value in arrays.items()}
     if len(set(lengths.values())) > 1 or 0 in lengths.values():
         shown = ", ".join(f"{name} {count}" for name, count in lengths.items())
-        raise DataError(f"arrays differ in their number of examples, or are empty: {shown}", where=where)
+        raise DataError(
+            f"arrays differ in their number of examples, or are empty: {shown}", where=where,
+            do="give every array the examples as its first axis",
+        )  # fmt: skip
     return [({name: value[i] for name, value in inputs.items()}, arrays[LABEL][i]) for i in range(lengths[LABEL])]

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from paretune.errors import ArtifactError
 
 META = "artifact.json"
+_MEND = "delete the directory it lies in and build it again, or restore it from a copy you trust"
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ class Artifact:
         files = {
             path.relative_to(root).as_posix(): sha256_of(path)
             for path in sorted(root.rglob("*"))
-            if path.is_file() and path.name != META
+            if path.is_file() and path != root / META
         }
         artifact = cls(form, root, files, inputs, outputs, **facts)
         (root / META).write_text(json.dumps(artifact.describe(), indent=1))
@@ -151,12 +152,16 @@ class Artifact:
         Raises
         ------
         ArtifactError
-            If a file is missing, or its content is not what was sealed.
+            If a file is missing, or its content or the description of its interface is not what was sealed.
         """
         try:
-            artifact = cls.describe_from(json.loads((root / META).read_text()), root)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ArtifactError(f"cannot be read as an artefact: {error}", where=str(root)) from error
+            described = json.loads((root / META).read_text())
+            artifact = cls.describe_from(described, root)
+            sealed = described["digest"] == artifact.digest
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ArtifactError(f"cannot be read as an artefact: {error}", where=str(root), do=_MEND) from error
+        if not sealed:
+            raise ArtifactError("was changed: its digest is not the recorded one", where=str(root / META), do=_MEND)
         verify_files(root, artifact.files)
         return artifact
 
@@ -165,16 +170,19 @@ def verify_files(root: Path, files: Mapping[str, str]) -> None:
     """Raise :class:`ArtifactError` unless every file lies inside ``root`` and has the stated sha256."""
     base = root.resolve()
     for name, digest in files.items():
-        path = (root / name).resolve()
-        if base not in path.parents:
-            raise ArtifactError("names a file outside its directory", where=f"{root}: {name}")
-        if not path.is_file():
+        try:
+            path = (root / name).resolve()
+            inside, there = base in path.parents, path.is_file()
+            found = sha256_of(path) if inside and there else None
+        except (OSError, ValueError, RuntimeError) as error:  # a null byte, a ring of links, no permission
+            raise ArtifactError(f"cannot be read: {error}", where=f"{root}: {name!r}", do=_MEND) from error
+        if not inside:
+            raise ArtifactError("names a file outside its directory", where=f"{root}: {name!r}", do="do not trust it")
+        if not there:
             raise ArtifactError("is missing", where=str(root / name), do="restore it, or build it again")
-        if sha256_of(path) != digest:
+        if found != digest:
             raise ArtifactError(
-                "is corrupt or was changed: its sha256 is not the recorded one",
-                where=str(root / name),
-                do="delete the directory it lies in and build it again, or restore it from a copy you trust",
+                "is corrupt or was changed: its sha256 is not the recorded one", where=str(root / name), do=_MEND
             )
 
 

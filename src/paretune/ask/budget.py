@@ -7,6 +7,7 @@ asked one.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ _UNITS: dict[str, dict[str, float]] = {
 _BASE = {**dict.fromkeys(LATENCIES, "ms"), "throughput": "/s", "size": "B", "memory": "B", "energy": "mJ", "cost": ""}
 _PER_BATCH = frozenset({*LATENCIES, "throughput", "memory", "energy", "cost"})
 _LIMIT = re.compile(
-    r"(?P<name>[A-Za-z]\w*)(?:\.(?P<score>[\w-]+))?(?:@(?P<batch>\d+))?\s*(?P<op><=|>=|≤|≥|==|=|<|>)\s*"
+    r"(?P<name>[A-Za-z]\w*)(?:\.(?P<score>[\w-]+))?(?:@(?P<batch>\d{1,9}))?\s*(?P<op><=|>=|≤|≥|==|=|<|>)\s*"
     r"(?P<value>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(?P<unit>\S*)"
 )
 
@@ -92,7 +93,7 @@ class Budget:
             Where it does not parse or contradicts itself; the message shows the place.
         """
         if not 0.5 <= confidence < 1:
-            raise BudgetError(f"confidence {confidence:g} is not between 0.5 and 1", where="budget")
+            raise BudgetError(f"confidence {confidence:g} is not between 0.5 and 1", where="budget", do="use 0.95, say")
         limits: list[Limit] = []
         position = 0
         for part in text.split(","):
@@ -144,10 +145,11 @@ def _limit(part: str, text: str, position: int) -> Limit:
         _fail(f"{name} takes no batch size" if name not in _PER_BATCH else "a batch size is at least 1", text, position)
     units = _UNITS[name]
     if match["unit"] not in units:
-        offered = ", ".join(unit for unit in units if unit) or "none"
-        _fail(f"{name} needs a unit ({offered}), not {match['unit']!r}", text, position)
+        offered = ", ".join(unit for unit in units if unit)
+        wanted = f"needs a unit ({offered}), not" if offered else "takes no unit, such as"
+        _fail(f"{name} {wanted} {match['unit']!r}", text, position)
     value = float(match["value"]) * units[match["unit"]]
-    if value < 0 or (value == 0 and name != "drop"):
+    if not math.isfinite(value) or value < 0 or (value == 0 and name != "drop"):
         _fail(f"{name} cannot be {match['op']} {match['value']}", text, position)
     unit = match["unit"] if name == "drop" else _BASE[name]
     return Limit(name, op, value, unit, batch, match["score"], part.strip())
@@ -165,13 +167,15 @@ def _contradictions(limits: list[Limit]) -> None:
 
 
 def _objective(minimize: str | None) -> Objective:
-    if minimize is None or minimize == "speedup":
+    if minimize is None or minimize.strip() == "speedup":
         return Objective()
-    match = re.fullmatch(r"(?P<name>\w+)(?:@(?P<batch>\d+))?", minimize.strip())
+    match = re.fullmatch(r"(?P<name>\w+)(?:@(?P<batch>\d{1,9}))?", minimize.strip())
     names = (*LATENCIES, "throughput", "size", "memory", "drop")
     if match is None or match["name"] not in names:
         raise BudgetError(f"{minimize!r} cannot be minimised", where="--minimize", do=f"use one of {', '.join(names)}")
     batch = int(match["batch"]) if match["batch"] else None
     if batch is not None and (batch < 1 or match["name"] not in _PER_BATCH):
-        raise BudgetError(f"{match['name']} takes no batch size {batch}", where="--minimize")
+        raise BudgetError(
+            f"{match['name']} takes no batch size {batch}", where="--minimize", do=f"write {match['name']} alone"
+        )
     return Objective(match["name"], batch)

@@ -16,6 +16,7 @@ from paretune.errors import DataError
 
 Array = np.ndarray[Any, Any]
 Collate = Callable[[list[Any]], Any]
+_MAP_STYLE = "give a map-style dataset of (inputs, label) items, or a DataLoader over one"
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Examples:
     data
         A map-style dataset (``len`` and ``[]``), or a ``DataLoader`` over one. An item is ``(inputs, label)``; inputs
         are one array or tensor, a tuple in the model's order, or a dict by the model's keyword names, without a batch
-        axis.
+        axis. A loader's sampler counts where it restricts the loader to some of the examples.
     collate
         Makes ``(inputs, labels)`` of a list of items; None stacks them.
     name
@@ -50,30 +51,39 @@ class Examples:
     """
 
     def __init__(self, data: Any, collate: Collate | None, name: str) -> None:
+        chosen: Sequence[int] | None = None
         if hasattr(data, "dataset") and hasattr(data, "collate_fn"):
-            collate = collate or data.collate_fn
-            data = data.dataset
+            chosen, data, collate = _chosen(data), data.dataset, collate or _collate_of(data)
         if not (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
             raise DataError(
-                f"is a {type(data).__qualname__}, which has no length or cannot be indexed",
-                where=name,
-                do="give a map-style dataset of (inputs, label) items, or a DataLoader over one",
+                f"is a {type(data).__qualname__}, which has no length or cannot be indexed", where=name, do=_MAP_STYLE
             )
-        if len(data) == 0:
-            raise DataError("holds no examples", where=name)
+        try:
+            self._order: Sequence[int] = range(len(data)) if chosen is None else chosen
+        except Exception as error:
+            raise DataError(f"its length cannot be asked: {error!r}", where=name, do=_MAP_STYLE) from error
+        if len(self._order) == 0:
+            raise DataError("holds no examples", where=name, do=_MAP_STYLE)
         self.name, self.collate, self._data = name, collate, data
         self._items: dict[int, Any] = {}
+        self._keys: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
-        return len(self._data)
+        return len(self._order)
 
     def item(self, index: int) -> Any:
         """The decoded item; with the default collate its leaves are numpy arrays."""
         if index not in self._items:
             try:
-                item = self._data[index]
+                item = self._data[self._order[index]]
+            except NotImplementedError as error:
+                raise DataError(
+                    f"is a {type(self._data).__qualname__}, which cannot be indexed", where=self.name, do=_MAP_STYLE
+                ) from error
             except Exception as error:
-                raise DataError(f"reading it failed: {error!r}", where=f"{self.name}[{index}]") from error
+                raise DataError(
+                    f"reading it failed: {error!r}", where=f"{self.name}[{index}]", do="mend the dataset's __getitem__"
+                ) from error
             if self.collate is None:
                 item = self._as_arrays(item, index)
             self._items[index] = item
@@ -105,7 +115,8 @@ class Examples:
         inputs, labels = collated
         keys: tuple[str, ...] | None = None
         if isinstance(inputs, Mapping):
-            keys, inputs = tuple(inputs), tuple(inputs.values())
+            keys = self._same_keys(tuple(inputs), where)
+            inputs = tuple(inputs[key] for key in keys)
         elif not isinstance(inputs, tuple | list):
             inputs = (inputs,)
         arrays = tuple(as_array(value, where) for value in inputs)
@@ -115,14 +126,30 @@ class Examples:
                 f"collating {len(indices)} items gave inputs of shape {shapes}", where=where,
                 do="the first axis of every input must be the batch",
             )  # fmt: skip
-        return keys, Batch(arrays, None if labels is None else as_array(labels, where))
+        truth = None if labels is None else as_array(labels, where)
+        if truth is not None and (truth.ndim == 0 or len(truth) != len(indices)):
+            raise DataError(
+                f"collating {len(indices)} items gave labels of shape {truth.shape}", where=where,
+                do="the first axis of the labels must be the batch",
+            )  # fmt: skip
+        return keys, Batch(arrays, truth)
+
+    def _same_keys(self, keys: tuple[str, ...], where: str) -> tuple[str, ...]:
+        """The inputs' names in the order of the first batch, so that dicts in another order are not mixed up."""
+        self._keys = self._keys or keys
+        if set(keys) != set(self._keys):
+            raise DataError(
+                f"names its inputs {', '.join(keys)}, and others {', '.join(self._keys)}", where=where,
+                do="name the inputs of every example alike",
+            )  # fmt: skip
+        return self._keys
 
     def _user_collate(self, items: list[Any], where: str) -> tuple[Any, Any]:
         assert self.collate is not None
         try:
             collated = self.collate(items)
         except Exception as error:
-            raise DataError(f"collate failed: {error!r}", where=where) from error
+            raise DataError(f"collate failed: {error!r}", where=where, do="mend the collate function") from error
         if not (isinstance(collated, tuple | list) and len(collated) == 2):
             raise DataError(
                 f"collate returned a {type(collated).__qualname__}", where=where, do="return (inputs, labels)"
@@ -190,7 +217,10 @@ class Split:
         specs = []
         for position, first in enumerate(singles[0]):
             if any(arrays[position].ndim != first.ndim for arrays in singles):
-                raise DataError("the number of axes differs between examples", where=f"{self.name}: {names[position]}")
+                raise DataError(
+                    "the number of axes differs between examples", where=f"{self.name}: {names[position]}",
+                    do="return inputs of one rank from the dataset",
+                )  # fmt: skip
             lengths = [{arrays[position].shape[axis] for arrays in singles} for axis in range(first.ndim)]
             shape = tuple(
                 "batch" if axis == 0 else lengths[axis].pop() if len(lengths[axis]) == 1 else f"length_{axis}"
@@ -223,13 +253,19 @@ def fit_inputs(inputs: Arrays, keys: tuple[str, ...] | None, artifact: Artifact,
             )  # fmt: skip
         inputs = tuple(inputs[keys.index(name)] for name in names)
     if len(inputs) != len(names):
-        raise DataError(f"gives {len(inputs)} inputs and the model takes {len(names)}: {', '.join(names)}", where=where)
+        raise DataError(
+            f"gives {len(inputs)} inputs and the model takes {len(names)}: {', '.join(names)}", where=where,
+            do="return them as a tuple in the model's order, or a dict by name",
+        )  # fmt: skip
     for array, spec in zip(inputs, artifact.inputs, strict=True):
         fits = array.ndim == len(spec.shape) and all(
             isinstance(want, str) or want == have for want, have in zip(spec.shape, array.shape, strict=True)
         )
         if not fits:
-            raise DataError(f"has shape {array.shape} and the model takes {spec.shape}", where=f"{where}: {spec.name}")
+            raise DataError(
+                f"has shape {array.shape} and the model takes {spec.shape}", where=f"{where}: {spec.name}",
+                do="resize or transpose it in the dataset; items have no batch axis",
+            )  # fmt: skip
         if array.dtype.name != spec.dtype:
             raise DataError(
                 f"is {array.dtype.name} and the model takes {spec.dtype}", where=f"{where}: {spec.name}",
@@ -252,7 +288,9 @@ def as_array(value: Any, where: str) -> Array:
     try:
         array = np.asarray(value)
     except Exception as error:
-        raise DataError(f"cannot be made an array: {error}", where=where) from error
+        raise DataError(
+            f"cannot be made an array: {error}", where=where, do="return arrays, tensors or numbers from the dataset"
+        ) from error
     if array.dtype == object or array.dtype.kind in "USMm":
         raise DataError(
             f"holds a {type(value).__qualname__} where an array or tensor belongs",
@@ -274,6 +312,11 @@ def _stack(items: list[Any], where: str) -> tuple[Any, Any]:
         return np.stack(values)
 
     first, first_label = items[0]
+    if len({_structure(item[0]) for item in items}) > 1:
+        raise DataError(
+            "examples differ in the number or names of their inputs", where=where,
+            do="return the same inputs for every example",
+        )  # fmt: skip
     if isinstance(first, Mapping):
         inputs: Any = {key: stack([item[0][key] for item in items]) for key in first}
     elif isinstance(first, tuple):
@@ -281,8 +324,30 @@ def _stack(items: list[Any], where: str) -> tuple[Any, Any]:
     else:
         inputs = stack([item[0] for item in items])
     if any((item[1] is None) != (first_label is None) for item in items):
-        raise DataError("some labels are missing", where=where)
+        raise DataError("some labels are missing", where=where, do="give every example a label, or none")
     return inputs, None if first_label is None else stack([item[1] for item in items])
+
+
+def _structure(inputs: Any) -> Any:
+    if isinstance(inputs, Mapping):
+        return frozenset(inputs)
+    return len(inputs) if isinstance(inputs, tuple) else None
+
+
+def _chosen(loader: Any) -> list[int] | None:
+    """The examples that a loader's sampler is restricted to; None when it draws from all of them.
+
+    Training and held-out data are often one dataset under two samplers: taking all of it would mix them.
+    """
+    sampler = getattr(getattr(loader, "batch_sampler", None), "sampler", None)
+    indices = getattr(getattr(loader, "sampler", None) if sampler is None else sampler, "indices", None)
+    return None if indices is None else [int(index) for index in indices]
+
+
+def _collate_of(loader: Any) -> Collate | None:
+    # with batch_size=None and no batch sampler a loader hands out single items: its collate_fn takes no list
+    collate: Collate | None = loader.collate_fn if getattr(loader, "batch_sampler", loader) is not None else None
+    return collate
 
 
 def _digest(arrays: Sequence[Array]) -> str:

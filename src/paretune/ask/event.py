@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+from paretune.errors import ParetuneError
 
 
 @dataclass(frozen=True)
@@ -28,13 +31,25 @@ class Observer(Protocol):
 
 @dataclass(frozen=True)
 class Broadcast:
-    """One observer that passes every event on to several."""
+    """One observer that passes every event on to several; one that fails does not keep it from the others.
+
+    Raises
+    ------
+    ParetuneError
+        What an observer means the user to know, that its disk is full, say; anything else becomes a warning.
+    """
 
     observers: tuple[Observer, ...]
 
     def on(self, event: Event) -> None:
         for observer in self.observers:
-            observer.on(event)
+            try:
+                observer.on(event)
+            except ParetuneError:
+                raise
+            except Exception as error:  # a tracker may fail in any way: its failure is not the run's
+                name = type(observer).__qualname__
+                warnings.warn(f"observer {name} failed: {error!r}", RuntimeWarning, stacklevel=2)
 
     @classmethod
     def to(cls, observers: Iterable[Observer]) -> Broadcast:

@@ -6,6 +6,7 @@ A technique or a target *is* its configuration: a frozen dataclass whose fields 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -42,11 +43,21 @@ class Knob:
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not (isinstance(value, kind) or (kind is float and number)) or (kind is int and isinstance(value, bool)):
             raise RecipeError(f"{value!r} is not of type {kind.__name__}", where=where)
+        if isinstance(value, tuple) and not all(isinstance(one, str) for one in value):
+            raise RecipeError(f"{value!r} is not a list of names", where=where)
         if number and not isinstance(value, str | tuple):
+            if not math.isfinite(value):
+                raise RecipeError(f"{value!r} is not a finite number", where=where)
             if self.low is not None and value < self.low:
                 raise RecipeError(f"{value!r} is below {self.low:g}", where=where)
             if self.high is not None and value > self.high:
                 raise RecipeError(f"{value!r} is above {self.high:g}", where=where)
+
+    def settled(self, value: Value) -> Value:
+        """A legal value as the knob itself spells it, 1.0 for 1: one setting has one description and one digest."""
+        if self.choices is not None:
+            return self.choices[self.choices.index(value)] if not isinstance(value, tuple) else value
+        return float(value) if isinstance(self.default, float) and isinstance(value, int) else value
 
     def describe(self) -> dict[str, Any]:
         """The knob as plain JSON values."""
@@ -89,6 +100,8 @@ def make(kind: type[Any], values: Mapping[str, Any], owner: str) -> Any:
     RecipeError
         If a knob does not exist or its value lies outside the range.
     """
+    if not isinstance(values, Mapping):
+        raise RecipeError(f"{values!r} are no knobs", where=owner, do='write them as {"NAME": value}')
     knobs = knobs_of(kind)
     clean = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     for name, value in clean.items():
@@ -97,4 +110,5 @@ def make(kind: type[Any], values: Mapping[str, Any], owner: str) -> Any:
                 f"has no knob {name!r}", where=owner, do=f"its knobs are {', '.join(knobs) or 'none at all'}"
             )
         knobs[name].check(value, owner)
+        clean[name] = knobs[name].settled(value)
     return kind(**clean)

@@ -39,13 +39,24 @@ def load(group: str, name: str) -> type[Any]:
     try:
         kind: type[Any] = entry.load()
     except Exception as error:  # a third party's file may fail in any way
-        raise PluginError(f"does not import: {error}", where=f"{group[:-1]} {name}") from error
+        dist = f" (package {entry.dist.name})" if entry.dist is not None else ""
+        raise PluginError(
+            f"does not import: {type(error).__name__}: {error}", where=f"{group[:-1]} {name}{dist}",
+            do="update or uninstall the package it comes from",
+        ) from error  # fmt: skip
     return kind
 
 
 def missing(kind: type[Any]) -> list[str]:
     """The modules that the plug-in needs and that are not installed (``needs`` maps module → how to install it)."""
-    return [module for module in getattr(kind, "needs", {}) if importlib.util.find_spec(module) is None]
+    return [module for module in getattr(kind, "needs", {}) if not _found(module)]
+
+
+def _found(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):  # the parent of a dotted name is missing, or has no spec
+        return False
 
 
 def install_command(kind: type[Any]) -> str:

@@ -47,7 +47,8 @@ def top5(outputs: Any, labels: Array) -> Array:
     if logits.ndim != 2:
         raise DataError(f"needs logits [examples, classes] and got shape {logits.shape}", where="score top5")
     best = np.argsort(-logits, axis=1)[:, :5]
-    return np.asarray((best == np.asarray(labels).reshape(-1, 1)).any(axis=1), np.float64)
+    truth = _fit(labels, best[:, 0], "top5")
+    return np.asarray((best == truth[:, None]).any(axis=1), np.float64)
 
 
 def mse(outputs: Any, labels: Array) -> Array:
@@ -69,10 +70,8 @@ def iou(outputs: Any, labels: Array) -> Array:
     a negative label is left out.
     """
     logits = first_tensor(outputs)
-    if logits.ndim >= 3 and logits.shape[1] == 1:
-        predicted = (logits[:, 0] > 0).astype(np.int64)
-    else:
-        predicted = classes(logits)
+    binary = logits.ndim >= 3 and logits.shape[1] == 1
+    predicted = (logits[:, 0] > 0).astype(np.int64) if binary else classes(logits)
     truth = _fit(labels, predicted, "iou").astype(np.int64)
     scores = []
     for mask, label in zip(predicted.reshape(len(predicted), -1), truth.reshape(len(truth), -1), strict=True):
@@ -89,7 +88,9 @@ def cosine(outputs: Any, labels: Array) -> Array:
     target = _fit(labels, values, "cosine").astype(np.float64).reshape(len(values), -1)
     flat = values.astype(np.float64).reshape(len(values), -1)
     norms = np.linalg.norm(flat, axis=1) * np.linalg.norm(target, axis=1)
-    return np.asarray(np.where(norms > 0, (flat * target).sum(axis=1) / np.where(norms > 0, norms, 1), 0.0))
+    similar = np.where(norms > 0, (flat * target).sum(axis=1) / np.where(norms > 0, norms, 1), 0.0)
+    # rounding may carry parallel vectors past 1
+    return np.asarray(np.clip(similar, -1.0, 1.0))
 
 
 BUILT_IN: Mapping[str, Callable[[Any, Array], Array]] = {
@@ -118,13 +119,18 @@ def named(score: Score | Mapping[str, Score]) -> dict[str, Callable[[Any, Any], 
         score = {getattr(score, "__name__", "score").strip("<>"): score}
     found: dict[str, Callable[[Any, Any], Any]] = {}
     for name, one in score.items():
+        if not isinstance(name, str):
+            raise WorkloadError(f"{name!r} is not a name", where="score", do="name every score by a string")
         if isinstance(one, str) and one not in BUILT_IN:
             raise WorkloadError(
                 f"there is no built-in score {one!r}", where="score",
                 do=f"use one of {', '.join(BUILT_IN)}, or a function (outputs, labels) → one number per example",
             )  # fmt: skip
         if not isinstance(one, str) and not callable(one):
-            raise WorkloadError(f"{name!r} is a {type(one).__qualname__}, not a function", where="score")
+            raise WorkloadError(
+                f"{name!r} is a {type(one).__qualname__}, not a function", where="score",
+                do="give a function (outputs, labels) → one number per example, or a built-in's name",
+            )  # fmt: skip
         found[name] = BUILT_IN[one] if isinstance(one, str) else one
     if not found:
         raise WorkloadError("is empty", where="score", do="name at least one score")
@@ -135,7 +141,8 @@ def _fit(labels: Array, values: Array, name: str) -> Array:
     labels = np.asarray(labels)
     if labels.size != values.size:
         raise DataError(
-            f"labels of shape {labels.shape} do not fit answers of shape {values.shape}", where=f"score {name}"
-        )
+            f"labels of shape {labels.shape} do not fit answers of shape {values.shape}", where=f"score {name}",
+            do="give one label for each answer, or a score of your own",
+        )  # fmt: skip
     fitted: Array = labels.reshape(values.shape)
     return fitted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import importlib
 import importlib.util
 import sys
@@ -18,6 +19,7 @@ from paretune.ask.data import Collate, Split
 from paretune.ask.score import Score, named
 from paretune.errors import DataError, WorkloadError
 
+_MORE = "give more examples; some hundreds are needed for a verdict"
 RANKING = 2000
 """Examples of the training data set aside for ranking, at most (and at most a fifth of it)."""
 
@@ -66,7 +68,10 @@ class Workload:
             raise WorkloadError(f"{self.name!r} is not a name", where="Workload.name", do="use letters, digits and -")
         for field, value in (("loss", self.loss), ("collate", self.collate)):
             if value is not None and not callable(value):
-                raise WorkloadError(f"is a {type(value).__qualname__}, not a function", where=f"Workload.{field}")
+                raise WorkloadError(
+                    f"is a {type(value).__qualname__}, not a function", where=f"Workload.{field}",
+                    do="give a function, or leave it out",
+                )  # fmt: skip
         named(self.score)
 
 
@@ -91,32 +96,39 @@ def partition(workload: Workload, seed: int = 0, heldout_limit: int | None = Non
     DataError
         If a part is empty or has a single example, or labels are missing.
     """
+    if heldout_limit is not None and heldout_limit < 2:
+        raise DataError(f"{heldout_limit} is too few held-out examples", where="heldout_limit", do="allow at least 2")
     heldout = Split.whole(workload.heldout, workload.collate, "heldout")
     if heldout_limit is not None and heldout_limit < len(heldout):
         heldout = heldout.take(heldout_limit, seed)
     if len(heldout) < 2:
-        raise DataError("holds one example, from which nothing can be concluded", where="heldout")
-    if next(heldout.head(1).batches(1)).labels is None:
-        raise DataError("has no labels", where="heldout", do="return (inputs, label) items: verdicts need the truth")
+        raise DataError("holds one example, from which nothing can be concluded", where="heldout", do=_MORE)
+    _demand_labels(heldout)
     if workload.train is None:
         order = np.argsort(np.array(heldout.digests), kind="stable")
         cut = max(1, len(order) // 5)
         part = Split(heldout.examples, tuple(heldout.indices[i] for i in sorted(order[:cut])))
         rest = Split(heldout.examples, tuple(heldout.indices[i] for i in sorted(order[cut:])))
         if len(rest) < 2:
-            raise DataError("is too small to be split into ranking and confirming parts", where="heldout")
+            raise DataError("is too small to be split into ranking and confirming parts", where="heldout", do=_MORE)
         return Partition(
             part, part, rest, ("there is no training data: a fifth of held-out, chosen by digest, is used",)
         )
     train = Split.whole(workload.train, workload.collate, "train")
+    _demand_labels(train)
     order = np.random.default_rng(seed).permutation(len(train))
     cut = min(RANKING, max(1, len(order) // 5))
     ranking = Split(train.examples, tuple(int(i) for i in order[:cut]))
     fit = Split(train.examples, tuple(int(i) for i in order[cut:])) if len(order) > 1 else ranking
-    return Partition(fit, ranking, heldout, tuple(_doubts(ranking, heldout)))
+    return Partition(fit, ranking, heldout, tuple(_doubts(ranking, heldout, seed)))
 
 
-def _doubts(ranking: Split, heldout: Split) -> list[str]:
+def _demand_labels(split: Split) -> None:
+    if next(split.head(1).batches(1)).labels is None:
+        raise DataError("has no labels", where=split.name, do="return (inputs, label) items: scores need the truth")
+
+
+def _doubts(ranking: Split, heldout: Split, seed: int) -> list[str]:
     """Overlap of training and held-out data, and visible differences between them."""
     doubts = []
     shared = len(set(ranking.digests) & set(heldout.digests))
@@ -124,8 +136,12 @@ def _doubts(ranking: Split, heldout: Split) -> list[str]:
         doubts.append(
             f"{shared} of {len(ranking)} examined training examples also stand in held-out: accuracy there is flattered"
         )
-    ours, theirs = next(ranking.head(256).batches(256)), next(heldout.head(256).batches(256))
-    for position, (a, b) in enumerate(zip(ours.inputs, theirs.inputs, strict=False)):
+    # drawn, not the first: held-out data is often sorted by class
+    ours, theirs = next(ranking.head(256).batches(256)), next(heldout.take(256, seed).batches(256))
+    names, others = ranking.keys or (), heldout.keys or ()
+    alike = bool(names) and set(names) == set(others)
+    beside = [theirs.inputs[others.index(name)] for name in names] if alike else list(theirs.inputs)
+    for position, (a, b) in enumerate(zip(ours.inputs, beside, strict=False)):
         if a.dtype.kind == "f" and b.dtype.kind == "f":
             spread = max(float(np.std(a)), float(np.std(b)), 1e-12)
             shift = abs(float(np.mean(a)) - float(np.mean(b))) / spread
@@ -158,22 +174,30 @@ def load(where: str) -> Workload:
     try:
         found = getattr(module, name)
     except AttributeError:
-        known = [key for key, value in vars(module).items() if isinstance(value, Workload)]
-        hint = f"it has {', '.join(known)}" if known else "define it, or check the spelling"
-        raise WorkloadError(f"has nothing named {name!r}", where=place, do=hint) from None
+        raise WorkloadError(f"has nothing named {name!r}", where=place, do=_suggestion(vars(module), name)) from None
     if not isinstance(found, Workload) and callable(found):
         try:
             found = found()
         except WorkloadError:
             raise
-        except Exception as error:
-            raise WorkloadError(f"{name}() failed: {error!r}", where=place) from error
+        except (Exception, SystemExit) as error:
+            raise WorkloadError(
+                f"{name}() failed: {error!r}", where=place, do="call it in Python to see the whole traceback"
+            ) from error
     if not isinstance(found, Workload):
         raise WorkloadError(
             f"{name} is a {type(found).__qualname__}, not a paretune.Workload", where=place,
             do="make it a Workload, or a function that returns one",
         )  # fmt: skip
     return found
+
+
+def _suggestion(defined: Mapping[str, Any], name: str) -> str:
+    workloads = [key for key, value in defined.items() if isinstance(value, Workload)]
+    if workloads:
+        return f"it has {', '.join(workloads)}"
+    near = difflib.get_close_matches(name, [key for key in defined if not key.startswith("_")], 1)
+    return f"did you mean {near[0]}?" if near else "define it, or check the spelling"
 
 
 def _import(place: str) -> Any:
@@ -185,14 +209,19 @@ def _import(place: str) -> Any:
             return importlib.import_module(place)
         path = Path(place).resolve()
         if not path.is_file():
-            raise WorkloadError("there is no such file", where=place)
+            raise WorkloadError("there is no such file", where=place, do="check the path")
+        _demand_free(path)
         sys.path.insert(0, str(path.parent))
         spec = importlib.util.spec_from_file_location(path.stem, path)
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[path.stem] = module
-        spec.loader.exec_module(module)
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            sys.modules.pop(path.stem, None)
+            raise
         # a child process cannot import this file under its name, so its classes travel whole
         cloudpickle.register_pickle_by_value(module)
     except WorkloadError:
@@ -200,5 +229,16 @@ def _import(place: str) -> Any:
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             raise
-        raise WorkloadError(f"does not import: {type(error).__name__}: {error}", where=place) from error
+        asked = place if place.endswith(".py") else f"-c 'import {place}'"
+        raise WorkloadError(
+            f"does not import: {type(error).__name__}: {error}", where=place, do=f"see that `python {asked}` runs"
+        ) from error
     return module
+
+
+def _demand_free(path: Path) -> None:
+    """A file named like a module that others have imported (json.py, say) must not take that module's place."""
+    held = sys.modules.get(path.stem)
+    ours = path.stem in cloudpickle.list_registry_pickle_by_value()
+    if held is not None and not ours and getattr(held, "__file__", None) != str(path):
+        raise WorkloadError(f"is named like the module {path.stem!r} in use", where=str(path), do="rename the file")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
+import os
 import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -21,7 +24,7 @@ from paretune.ask.target import Target
 from paretune.build.recipe import Recipe, titled
 from paretune.build.store import Store, key_of
 from paretune.build.technique import Fit, Technique
-from paretune.errors import BuildError, OutputError, ParetuneError, RecipeError
+from paretune.errors import BuildError, CallError, OutputError, ParetuneError, RecipeError
 
 
 @dataclass(frozen=True)
@@ -83,14 +86,27 @@ def read_recipes(path: Path) -> list[Candidate]:
     """
     try:
         document = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise RecipeError(f"cannot be read as JSON: {error}", where=str(path)) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise RecipeError(
+            f"cannot be read as JSON: {error}", where=str(path), do='write {"candidates": [{"recipe": […], …}]}'
+        ) from error
     entries = document.get("candidates") if isinstance(document, dict) else document
     if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
         raise RecipeError(
             "holds no list of candidates", where=str(path), do='write {"candidates": [{"recipe": […], …}]}'
         )
-    return [Candidate.of(entry) for entry in entries]
+    return [_entry(entry, f"{path}: candidate {number}") for number, entry in enumerate(entries, 1)]
+
+
+def _entry(entry: Mapping[str, Any], where: str) -> Candidate:
+    try:
+        return Candidate.of(entry)
+    except CallError as error:
+        raise type(error)(error.what, where=f"{where}: {error.where}" if error.where else where, do=error.do) from error
+
+
+KNOWN_BY = 300
+"""By so many drawn examples, and their number, training data is told from other training data."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +124,10 @@ class Builder:
         Raises
         ------
         BuildError
-            If a step cannot be applied; remembered, so that a resumed run does not try again.
+            If a step cannot be applied; remembered, so that a resumed run does not try again (but for want of memory,
+            which another machine may have).
+        OutputError
+            If the store cannot be written.
         RecipeError
             If the forms do not connect.
         """
@@ -118,32 +137,25 @@ class Builder:
             artifact = self._step(step, artifact)
         return artifact
 
-    def finished(self, recipe: Recipe) -> bool:
-        """Whether every step of the recipe stands in the store (or failed before)."""
-        artifact = self.original
-        for step in recipe.steps:
-            place = self.store.get(self._key(step, artifact))
-            if place is None:
-                return False
-            if (place / "failed.json").exists():
-                return True
-            artifact = self._open(place)
-        return True
-
     def _key(self, step: Technique, artifact: Artifact) -> str:
-        fit = self.fit
         return key_of(
             "build",
             {
                 "technique": step.name,
                 "knobs": values_of(step),
                 "artifact": artifact.digest,
-                "train": None if fit.train is None else [fit.train.name, len(fit.train), fit.train.head(8).digest],
-                "keep": fit.keep,
-                "seed": fit.seed,
-                "versions": {module: _version(module) for module in step.needs},
+                "train": self._train,
+                "keep": self.fit.keep,
+                "seed": self.fit.seed,
+                "versions": {module: _version(module) for module in ("paretune", *step.needs)},
             },
         )
+
+    @cached_property
+    def _train(self) -> list[Any] | None:
+        # every example would be decoded for a digest of all; these are the ones that calibration reads first
+        train = self.fit.train
+        return None if train is None else [train.name, len(train), train.take(KNOWN_BY, self.fit.seed).digest]
 
     def _open(self, place: Path) -> Artifact:
         return dataclasses.replace(Artifact.open(place / "out"), origin=self.original.origin)
@@ -175,9 +187,12 @@ class Builder:
             made = step.apply(artifact, fit)
             if made.form != step.gives or made.root != fit.out:
                 raise BuildError(f"returned form {made.form} at {made.root.name}", where=step.name)
-        except (OutputError, MemoryError):
+        except OutputError:
             raise
-        except Exception as error:
+        except MemoryError as error:
+            raise BuildError("the memory is not enough", where=step.name, do="free some, or leave it out") from error
+        except (Exception, SystemExit) as error:
+            _raise_if_full(error, scratch)
             # a technique may fail in any way on a model nobody foresaw: a finding, not the end of the run
             told = error if isinstance(error, ParetuneError) else BuildError(_one_line(error), where=step.name)
             shutil.rmtree(scratch, ignore_errors=True)
@@ -186,10 +201,21 @@ class Builder:
             (scratch / "failed.json").write_text(json.dumps(document))
         for leftover in scratch.iterdir():
             if leftover.name not in ("out", "failed.json"):
-                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+                shutil.rmtree(leftover) if leftover.is_dir() and not leftover.is_symlink() else leftover.unlink()
 
 
-def _one_line(error: Exception) -> str:
+def _raise_if_full(error: BaseException, scratch: Path) -> None:
+    """A full disk is the run's end and not the technique's failure: it must not be remembered as one."""
+    told: BaseException | None = error
+    while told is not None:
+        number = told.errno if isinstance(told, OSError) else None
+        if number in (errno.ENOSPC, errno.EDQUOT) or os.strerror(errno.ENOSPC) in str(told):
+            do = "free some space, or write to another disk"
+            raise OutputError(os.strerror(number or errno.ENOSPC).lower(), where=str(scratch.parent), do=do) from error
+        told = told.__cause__ or told.__context__
+
+
+def _one_line(error: BaseException) -> str:
     text = " ".join(str(error).split()) or "no message"
     return f"{type(error).__name__}: {text[:300]}"
 

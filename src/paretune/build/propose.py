@@ -6,6 +6,7 @@ with its most promising knobs, the cheap ones before the dear ones, then the oth
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -14,6 +15,8 @@ from paretune.build.candidate import Candidate
 from paretune.build.recipe import Recipe
 from paretune.build.technique import KINDS, Technique
 
+MEASURING_S = 8.0
+"""About what measuring a candidate takes, beside what building it does: cheap is not the same as worth trying first."""
 HOPELESS = 3.0
 """Knobs of a chain are not explored once it proved this many times slower than the best so far."""
 
@@ -25,6 +28,11 @@ class Proposal:
     candidate: Candidate
     tier: int
     cost: float
+
+    @property
+    def gain(self) -> float:
+        """How many times faster its steps often make a model, by their own word."""
+        return math.prod(getattr(step, "gain", 1.0) for step in self.candidate.recipe.steps)
 
     @property
     def family(self) -> tuple[str, ...]:
@@ -66,7 +74,10 @@ def conversion(form: str, techniques: Mapping[str, type[Technique]], target: typ
 
 def _chains(form: str, techniques: Mapping[str, type[Technique]]) -> Iterator[tuple[type[Technique], ...]]:
     kinds = sorted((kind for kind in techniques.values() if kind.light()), key=lambda kind: (kind.cost, kind.name))
-    folds = {form: [kind for kind in kinds if kind.kind == "fold" and form in kind.takes] for form in _forms(kinds)}
+    folds = {
+        form: [kind for kind in kinds if kind.kind == "fold" and form in kind.takes and kind.gives == form]
+        for form in _forms(kinds)
+    }
 
     def extend(
         chain: tuple[type[Technique], ...], form: str, seen: frozenset[str]
@@ -80,8 +91,9 @@ def _chains(form: str, techniques: Mapping[str, type[Technique]]) -> Iterator[tu
                 yield from extend((*chain, kind), kind.gives, seen | {kind.gives})
             elif kind.kind != "convert" and kind.kind not in used and kind.gives == form:
                 # a runtime folds a float graph by itself; what is quantised must be folded before
-                before = tuple(folds.get(form, ())) if kind.kind == "precision" and "fold" not in used else ()
-                yield from extend((*chain, *before, kind), form, seen)
+                before = folds.get(form) if kind.kind == "precision" and "fold" not in used else None
+                for fold in before or (None,):
+                    yield from extend((*chain, *(() if fold is None else (fold,)), kind), form, seen)
 
     yield from extend((), form, frozenset({form}))
 
@@ -123,14 +135,16 @@ class Queue:
 
     def tell(self, proposal: Proposal, speed: float | None) -> None:
         """``speed``: the objective as a ratio, higher is better; None when it failed."""
-        if speed is not None:
+        if speed is not None and speed > 0:
             self.speeds[proposal.family] = max(speed, self.speeds.get(proposal.family, 0.0))
 
     def _rank(self, proposal: Proposal) -> tuple[float, float, float, int, str]:
-        first = float(proposal.tier > 0)
-        fast = -self.speeds.get(proposal.family, 0.0) if proposal.tier else 0.0
+        if proposal.tier:
+            worth = -self.speeds.get(proposal.family, 0.0)
+        else:
+            worth = (proposal.cost + MEASURING_S) / proposal.gain
         places = sum(KINDS.index(step.kind) for step in proposal.candidate.recipe.steps)
-        return first, fast if proposal.tier else proposal.cost, proposal.tier, places, proposal.candidate.id
+        return float(proposal.tier > 0), worth, proposal.tier, places, proposal.candidate.id
 
     def _drop_hopeless(self) -> None:
         best = max(self.speeds.values(), default=0.0)

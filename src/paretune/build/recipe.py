@@ -31,12 +31,13 @@ class Recipe:
         for step in self.steps:
             if form not in step.takes:
                 raise RecipeError(
-                    f"{step.name} takes {' or '.join(sorted(step.takes))}, not {form}", where=self.title or "recipe"
-                )
+                    f"{step.name} takes {' or '.join(sorted(step.takes))}, not {form}", where=self.title,
+                    do="put a conversion before it, or leave it out",
+                )  # fmt: skip
             if step.kind not in KINDS:
                 raise RecipeError(f"is of unknown kind {step.kind!r}", where=step.name, do=f"use one of {KINDS}")
             if step.kind in kinds and step.kind != "convert":
-                raise RecipeError(f"{step.name} is a second {step.kind} step", where=self.title)
+                raise RecipeError(f"{step.name} is a second {step.kind} step", where=self.title, do="keep one of them")
             kinds.add(step.kind)
             form = step.gives
         return form
@@ -63,7 +64,9 @@ class Recipe:
         for entry in described:
             if not isinstance(entry, Mapping) or not isinstance(entry.get("technique"), str):
                 raise RecipeError(
-                    f"{json.dumps(entry)[:80]} is no step", where="recipe", do='write {"technique": NAME, …}'
+                    f"{json.dumps(entry, default=str)[:80]} is no step",
+                    where="recipe",
+                    do='write {"technique": NAME, …}',
                 )
             kind = plugin.load("techniques", entry["technique"])
             plugin.require(kind, entry["technique"])

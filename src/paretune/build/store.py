@@ -7,6 +7,7 @@ which is renamed into place when it is complete: an entry is there whole or not 
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -22,6 +23,13 @@ from paretune.ask.artifact import sha256_of, verify_files
 from paretune.errors import ArtifactError, OutputError
 
 ENTRY = "entry.json"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_CLOSED = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP,
+)  # fmt: skip
+_AGAIN = "delete this directory; it is made again"
+_HELD: dict[Path, int] = {}
+"""The scratch directories of this process, and the handles that keep them locked while it lives."""
 
 
 def key_of(kind: str, parts: Mapping[str, Any]) -> str:
@@ -35,9 +43,9 @@ def writing(where: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        full = error.errno in _FULL
         do = "free some space, or write to another disk" if full else "choose a place that you may write to"
-        if full or error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG):
+        if full or error.errno in _CLOSED:
             raise OutputError(
                 os.strerror(error.errno or 0).lower(), where=str(error.filename or where), do=do
             ) from error
@@ -87,10 +95,11 @@ class Store:
             return None
         try:
             files = json.loads((place / ENTRY).read_text())["files"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ArtifactError(
-                f"is not a whole store entry: {error}", where=str(place), do="delete this directory; it is made again"
-            ) from error
+            whole = isinstance(files, dict)
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ArtifactError(f"is not a whole store entry: {error}", where=str(place), do=_AGAIN) from error
+        if not whole:
+            raise ArtifactError("is not a whole store entry", where=str(place), do=_AGAIN)
         verify_files(place, files)
         return place
 
@@ -115,11 +124,12 @@ class Store:
                 (scratch / ENTRY).write_text(json.dumps({"kind": kind, "key": key, "files": files}, indent=1))
                 _sync(scratch)
                 place.parent.mkdir(parents=True, exist_ok=True)
-                # losing a race is fine: the other process made the same content
-                with suppress(FileExistsError, OSError):
+                try:
                     scratch.rename(place)
-                if not place.is_dir():
-                    raise OutputError("could not be put in place", where=str(place))
+                except OSError:
+                    # losing a race is fine: the other process made the same content
+                    if not place.is_dir():
+                        raise
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
         return place
@@ -128,32 +138,45 @@ class Store:
         """A new empty directory on the store's own disk."""
         with writing(self.root):
             (self.root / "scratch").mkdir(parents=True, exist_ok=True)
-            return Path(tempfile.mkdtemp(dir=self.root / "scratch", prefix=f"{os.getpid()}-"))
+            while True:
+                place = Path(tempfile.mkdtemp(dir=self.root / "scratch", prefix=f"{os.getpid()}-"))
+                if _hold(place):
+                    return place
 
     def sweep(self) -> None:
-        """Remove what killed processes left half-written."""
+        """Remove what killed processes left half-written; what a living one works on stays."""
         for leftover in (self.root / "scratch").glob("*-*"):
-            owner = leftover.name.partition("-")[0]
-            if not owner.isdigit() or not _alive(int(owner)) or int(owner) == os.getpid():
-                shutil.rmtree(leftover, ignore_errors=True)
+            with suppress(OSError):
+                handle = os.open(leftover, os.O_RDONLY | os.O_DIRECTORY)
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(leftover, ignore_errors=True)
+                finally:
+                    os.close(handle)
 
     def _place(self, key: str) -> Path:
         return self.root / key[:2] / key
 
 
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
+def _hold(place: Path) -> bool:
+    """Lock a scratch directory as long as this process lives; False when a sweep took it just before.
+
+    A lock and not the process's number: numbers come again, and mean nothing to another container on the same disk.
+    """
+    for gone in [held for held in list(_HELD) if not held.is_dir()]:
+        with suppress(KeyError):  # another thread was quicker
+            os.close(_HELD.pop(gone))
+    with suppress(FileNotFoundError):
+        handle = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+        _HELD[place] = handle
+        with suppress(OSError):  # a disk without locks: nothing is ever swept from it
+            fcntl.flock(handle, fcntl.LOCK_SH)
+    return place.is_dir()
 
 
 def _sync(directory: Path) -> None:
-    for path in directory.rglob("*"):
-        if path.is_file():
+    for path in (*directory.rglob("*"), directory):
+        if path.is_file() or path.is_dir():
             handle = os.open(path, os.O_RDONLY)
             try:
                 os.fsync(handle)

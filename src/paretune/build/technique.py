@@ -60,7 +60,8 @@ class Technique(Protocol):
 
     ``takes`` and ``gives`` are forms; ``kind`` is one of :data:`KINDS` and gives a step its place in a recipe (a recipe
     holds at most one step of each kind but ``convert``); ``needs`` maps each module it imports to the requirement that
-    installs it; ``cost`` is the rough number of seconds it takes on a small model, for the order of trying.
+    installs it; ``cost`` is the rough number of seconds it takes on a small model, and ``gain`` (1 where there is none)
+    how many times faster it often makes one: both only for the order of trying.
     """
 
     name: ClassVar[str]

@@ -156,6 +156,8 @@ class _Session:
                 answer = self.runner.infer(batch)
                 if not isinstance(answer, tuple) or not all(isinstance(part, np.ndarray) for part in answer):
                     raise TypeError("infer did not return a tuple of arrays")
+                if any(part.dtype.kind not in "biufc" for part in answer):
+                    raise TypeError(f"answers of dtype {', '.join(part.dtype.name for part in answer)} are no numbers")
                 if any(part.ndim == 0 or len(part) != len(batch[0]) for part in answer):
                     shapes = [part.shape for part in answer]
                     raise ValueError(f"answers of shape {shapes} to a batch of {len(batch[0])} examples")

@@ -29,7 +29,7 @@ class Feed:
             for batch in batches:
                 row = []
                 for array in batch:
-                    data = np.ascontiguousarray(array)
+                    data = np.ascontiguousarray(array).reshape(array.shape)  # it makes a scalar one-dimensional
                     file.write(b"\0" * (-offset % 64))
                     offset += -offset % 64
                     row.append({"dtype": data.dtype.str, "shape": data.shape, "offset": offset})

@@ -64,10 +64,11 @@ def finalists(verdicts: Sequence[Verdict], batches: Sequence[int], most: int = F
     kept.sort(key=lambda verdict: (verdict.risk, verdict.merit.value, verdict.id))
     if len(kept) <= most:
         return kept
-    stay = {max(kept, key=lambda verdict: verdict.merit.value).id}
-    stay |= {max(kept, key=lambda verdict, b=batch: verdict.speedups[b].value).id for batch in batches}  # type: ignore[misc]
+    fastest = [max(kept, key=lambda verdict, b=batch: verdict.speedups[b].value).id for batch in batches]  # type: ignore[misc]
+    first = [max(kept, key=lambda verdict: verdict.merit.value).id, *fastest]
+    stay = set(list(dict.fromkeys(first))[:most])
     rest = [verdict.id for verdict in kept if verdict.id not in stay]
-    room = max(0, most - len(stay))
+    room = most - len(stay)
     step = len(rest) / room if room else 0
     stay |= {rest[int(number * step)] for number in range(room)}
     return [verdict for verdict in kept if verdict.id in stay]

@@ -91,7 +91,11 @@ def measuring_lock() -> Iterator[None]:
         yield
         return
     path = Path(tempfile.gettempdir()) / "paretune-measuring.lock"
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CREAT, 0o644)
+    except PermissionError:
+        # another user's: Linux refuses O_CREAT on it in a sticky directory, but reading is enough to lock it
+        handle = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

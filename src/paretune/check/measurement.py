@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import inspect
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from paretune.ask.artifact import Artifact
-from paretune.ask.data import Split, feeds
+from paretune.ask.data import Split, as_array, feeds
 from paretune.ask.event import Event, Observer
 from paretune.ask.knob import values_of
 from paretune.ask.score import classes, first_tensor
@@ -196,13 +197,18 @@ class Bench:
         try:
             make(into)
         except MeasureError as error:
-            for key, child in list(self._children.items()):
-                if key[0] == subject.id or not child.alive:
-                    child.close()
-                    del self._children[key]
+            if not self._end_failed(subject):
+                raise  # a companion died or hung: that is no finding on this subject, to be remembered
             shutil.rmtree(into)
             into.mkdir()
             (into / "failed.json").write_text(json.dumps({"what": error.what, "where": error.where, "do": error.do}))
+
+    def _end_failed(self, subject: Subject) -> bool:
+        """End the subject's child and every dead one; whether none but the subject's own had failed."""
+        dead = {key for key, child in self._children.items() if not child.alive}
+        for key in [key for key in self._children if key[0] == subject.id or key in dead]:
+            self._children.pop(key).close()
+        return not dead or any(name == subject.id for name, _ in dead)
 
     def _latency(self, subject: Subject, sample: Split, batch: int, plan: Plan) -> BatchRun:
         beside = [companion for companion in self.companions if companion.id != subject.id]
@@ -269,6 +275,12 @@ class Bench:
             compared.append(_compared(answer, part.labels))
             confidence.append(_confidence(answer, compared[-1]))
         shutil.rmtree(out)
+        wrong = int((~np.isfinite(np.concatenate(confidence))).sum())
+        if wrong:
+            raise MeasureError(
+                f"answers are not finite for {wrong} of {len(split)} examples", where=subject.target.name,
+                do="look for an overflow: a wider precision may help",
+            )  # fmt: skip
         saved = {f"score_{position}": np.concatenate(collected[name]) for position, name in enumerate(self.scores)}
         saved |= {"compared": np.concatenate(compared), "confidence": np.concatenate(confidence)}
         np.savez(into / "answers.npz", **saved)  # type: ignore[arg-type]
@@ -277,29 +289,27 @@ class Bench:
         self, name: str, score: Callable[[Any, Any], Any], arrays: Arrays, labels: Any, artifact: Artifact
     ) -> Array:
         where = f"score {name}"
-        native = score.__module__ != "paretune.ask.score"
+        native = getattr(score, "__module__", None) != "paretune.ask.score"
         wrap = self.native if native else (lambda array: array)
         try:
-            values = score(as_returned(tuple(map(wrap, arrays)), artifact), wrap(labels))
+            truth = None if labels is None else wrap(labels)
+            values = score(as_returned(tuple(map(wrap, arrays)), artifact), truth)
         except ParetuneError:
             raise
         except Exception as error:
             raise DataError(f"failed: {error!r}", where=where) from error
-        if hasattr(values, "detach"):
-            values = values.detach().cpu().numpy()
-        found = np.asarray(values, np.float64)
-        if found.ndim == 0 or found.reshape(-1).shape[0] != len(arrays[0]):
-            raise DataError(
-                f"returned shape {found.shape} for {len(arrays[0])} examples", where=where,
-                do="return one number for every example",
-            )  # fmt: skip
+        found, do = _plain(values, where), "return one number for every example"
+        if found is None:
+            raise DataError(f"returned a {type(values).__qualname__}, not numbers", where=where, do=do)
+        if found.ndim == 0 or found.size != len(arrays[0]):
+            raise DataError(f"returned shape {found.shape} for {len(arrays[0])} examples", where=where, do=do)
         if not np.isfinite(found).all():
             raise MeasureError(f"is not finite for {int((~np.isfinite(found)).sum())} examples of a batch", where=where)
         return found.reshape(-1)
 
     def _feed(self, split: Split, artifact: Artifact, batch: int, limit: int | None = None) -> Feed:
         layout = json.dumps([spec.name for spec in artifact.inputs])
-        key = (f"{id(split)}:{limit}", batch, layout)
+        key = (f"{split.digest}:{limit}", batch, layout)
         if key not in self._feeds:
             part = split if limit is None else split.head(limit * batch)
             root = self.scratch / f"feed-{len(self._feeds)}"
@@ -318,6 +328,8 @@ class Bench:
 
     def _child(self, subject: Subject, batch: int) -> Child:
         key = (subject.id, batch)
+        if key in self._children and not self._children[key].alive:  # killed while it stood idle, for memory say
+            self._children.pop(key).close()
         if key not in self._children:
             self._children[key] = Child(subject.artifact, subject.target, self.machine["threads"], batch, self.scratch)
         return self._children[key]
@@ -341,6 +353,14 @@ def as_returned(arrays: tuple[Any, ...], artifact: Artifact) -> Any:
     return arrays
 
 
+def _plain(values: Any, where: str) -> Array | None:
+    """What a score returned as float64; None when it is no array of numbers."""
+    with contextlib.suppress(DataError):
+        found = as_array(values, where)
+        return found.astype(np.float64) if found.dtype.kind in "biuf" else None
+    return None
+
+
 def _compared(answers: Array, labels: Any) -> Array:
     labels = np.asarray(labels)
     binary = answers.ndim == 1 or (answers.ndim == 2 and answers.shape[1] == 1)
@@ -352,8 +372,9 @@ def _compared(answers: Array, labels: Any) -> Array:
 
 def _confidence(answers: Array, compared: Array) -> Array:
     if compared.dtype.kind == "i" and answers.ndim >= 2 and answers.shape[1] > 1:
-        shifted = answers.astype(np.float64) - answers.max(axis=1, keepdims=True)
-        best = 1 / np.exp(shifted).sum(axis=1)
+        with np.errstate(invalid="ignore"):  # infinities become NaN, which the caller refuses
+            shifted = answers.astype(np.float64) - answers.max(axis=1, keepdims=True)
+            best = 1 / np.exp(shifted).sum(axis=1)
         return np.asarray(best.reshape(len(best), -1).mean(axis=1))
     means: Array = answers.astype(np.float64).reshape(len(answers), -1).mean(axis=1)
     return means

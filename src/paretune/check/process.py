@@ -140,8 +140,10 @@ class Child:
                 raise MeasureError(
                     f"hangs: no answer to {command!r} within {timeout_s:.0f} s", where=self.target.name
                 ) from None
-        if not line:
-            raise MeasureError(self._last_words(command), where=self.target.name)
+        if not line.endswith("\n"):  # nothing, or half an answer
+            words = self._last_words(command)
+            self.close()
+            raise MeasureError(words, where=self.target.name)
         answer: dict[str, Any] = json.loads(line)
         if not answer.pop("ok"):
             raise MeasureError(f"{command} failed: {answer['error']}", where=self.target.name)
@@ -205,7 +207,9 @@ class Child:
         process = getattr(self, "_process", None)
         if process is not None:
             with contextlib.suppress(OSError):
-                process.kill()
+                # what it started lives in its session and would outlive it; a reaped number may be another's by now
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL) if hasattr(os, "killpg") else process.kill()
             process.wait()
             for stream in (process.stdin, process.stdout):
                 with contextlib.suppress(OSError, ValueError):

@@ -23,8 +23,10 @@ class Estimate:
     low: float
     high: float
 
-    def describe(self) -> dict[str, float]:
-        return {"value": self.value, "low": self.low, "high": self.high}
+    def describe(self) -> dict[str, float | None]:
+        """Plain JSON, which has no infinities and no NaN: they are null."""
+        ends = {"value": self.value, "low": self.low, "high": self.high}
+        return {name: end if math.isfinite(end) else None for name, end in ends.items()}
 
 
 def order_interval(count: int, q: float, confidence: float) -> tuple[int, int] | None:
@@ -36,8 +38,6 @@ def order_interval(count: int, q: float, confidence: float) -> tuple[int, int] |
     tail = (1 - confidence) / 2
     low = int(stats.binom.ppf(tail, count, q)) - 1
     high = int(stats.binom.ppf(1 - tail, count, q))
-    while low >= 0 and stats.binom.cdf(low, count, q) > tail:
-        low -= 1
     if low < 0 or high >= count:
         return None
     return low, high
@@ -82,25 +82,42 @@ def drop(baseline: Array, trial: Array, unit: str, confidence: float = 0.95, see
     """Mean baseline score minus mean trial score over the same examples, with a two-sided interval.
 
     ``baseline`` and ``trial`` are per-example scores [n]; ``unit`` is ``pp`` (difference × 100) or ``%`` (of the
-    baseline's mean). Right-or-wrong scores get Tango's score interval, others a studentised bootstrap.
+    baseline's mean). Right-or-wrong scores get Tango's score interval (relative to the baseline, the wider of it and
+    the bootstrap, which knows the denominator's spread but nothing of flips not seen), others a studentised bootstrap.
+    Where all examples differ alike, anything else is rarer than some share of them: the interval reaches as
+    far as that share of the scores' own range.
     """
-    if unit == "pp" and _binary(baseline) and _binary(trial):
-        lost = int(((baseline == 1) & (trial == 0)).sum())
-        won = int(((baseline == 0) & (trial == 1)).sum())
-        low, high = tango(lost, won, len(baseline), confidence)
-        return Estimate(100 * (lost - won) / len(baseline), 100 * low, 100 * high)
-    difference = np.asarray(baseline, float) - np.asarray(trial, float)
+    baseline, trial = np.asarray(baseline, float), np.asarray(trial, float)
+    exact = _flips(baseline, trial, confidence)
+    if unit == "pp" and exact is not None:
+        return Estimate(100 * exact.value, 100 * exact.low, 100 * exact.high)
+    difference = baseline - trial
     if unit == "pp":
-        value, influence = float(difference.mean()), difference
+        scale, value, influence = 1.0, float(difference.mean()), difference
     else:
-        scale = abs(float(np.mean(baseline)))
+        scale = abs(float(baseline.mean()))
         if scale == 0:
             return Estimate(math.nan, -math.inf, math.inf)
         value = float(difference.mean()) / scale
         # the ratio's linearisation: its mean is the ratio, its spread includes that of the denominator
-        influence = value + (difference - value * np.sign(np.mean(baseline)) * np.asarray(baseline, float)) / scale
+        influence = value + (difference - value * np.sign(baseline.mean()) * baseline) / scale
     low, high = studentised(influence, confidence, seed)
+    if np.ptp(difference) == 0:
+        unseen = 1 - ((1 - confidence) / 2) ** (1 / len(baseline))
+        reach = unseen * float(np.ptp(np.concatenate([baseline, trial]))) / scale
+        low, high = low - reach, high + reach
+    if exact is not None:
+        low, high = min(low, exact.low / scale), max(high, exact.high / scale)
     return Estimate(100 * value, 100 * low, 100 * high)
+
+
+def _flips(baseline: Array, trial: Array, confidence: float) -> Estimate | None:
+    """The drop of right-or-wrong scores, as a share of all examples; None for other scores."""
+    if not (_binary(baseline) and _binary(trial)):
+        return None
+    lost = int(((baseline == 1) & (trial == 0)).sum())
+    won = int(((baseline == 0) & (trial == 1)).sum())
+    return Estimate((lost - won) / len(baseline), *tango(lost, won, len(baseline), confidence))
 
 
 def tango(lost: int, won: int, count: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -135,20 +152,30 @@ def tango(lost: int, won: int, count: int, confidence: float = 0.95) -> tuple[fl
 
 
 def studentised(values: Array, confidence: float = 0.95, seed: int = 0) -> tuple[float, float]:
-    """Bootstrap-t interval of a mean. Efron & Tibshirani (1993), *An Introduction to the Bootstrap*, chapter 12."""
+    """Bootstrap-t interval of a mean. Efron & Tibshirani (1993), *An Introduction to the Bootstrap*, chapter 12.
+
+    One value bounds nothing; values that are all alike have no spread to tell from.
+    """
     values = np.asarray(values, float)
     count, mean = len(values), float(values.mean())
-    spread = float(values.std(ddof=1)) if count > 1 else 0.0
-    if spread == 0:
-        # all alike: all that is known is that anything else is rarer than about 3 in n
+    if count < 2:
+        return -math.inf, math.inf
+    spread = float(values.std(ddof=1))
+    if np.ptp(values) == 0 or spread == 0:
         return mean, mean
     random = np.random.default_rng(seed)
     resamples = min(2000, max(400, 20_000_000 // count))
-    picks = (values[random.integers(0, count, count)] for _ in range(resamples))
-    moments = np.array([(pick.mean(), pick.std(ddof=1)) for pick in picks])
-    usable = moments[:, 1] > 0
+    rows = max(1, 1_000_000 // count)
+    moments = np.concatenate([
+        (picked.mean(axis=1), picked.std(axis=1, ddof=1))
+        for begin in range(0, resamples, rows)
+        for picked in [values[random.integers(0, count, (min(rows, resamples - begin), count))]]
+    ], axis=1).T  # fmt: skip
+    # equal values have a spread of rounding errors, not of nothing
+    usable = moments[:, 1] > 1e-9 * spread
     t = (moments[usable, 0] - mean) / (moments[usable, 1] / math.sqrt(count))
-    if len(t) < resamples // 2:
+    if len(t) < resamples:
+        # so few values differ that some resamples miss them all: leaving those out would bound the mean by itself
         half = float(stats.t.ppf((1 + confidence) / 2, count - 1)) * spread / math.sqrt(count)
         return mean - half, mean + half
     t_low, t_high = np.quantile(t, [(1 - confidence) / 2, (1 + confidence) / 2])

@@ -11,7 +11,7 @@ import numpy as np
 
 from paretune.ask.budget import LATENCIES, Budget, Limit
 from paretune.ask.score import UNBOUNDED
-from paretune.check.measurement import Answers, BatchRun, Measurement
+from paretune.check.measurement import Answers, Array, BatchRun, Measurement
 from paretune.check.statistics import Estimate, drop, from_draws, likeness, mean, percentile, speedup_draws
 
 Ruling = Literal["meets", "breaks", "undecided"]
@@ -86,7 +86,7 @@ def judge(
     theirs = trial.answers.get(data) if data else None
     scores, drops, units, agreement = _accuracy(ours, theirs, budget, seed)
     findings = tuple(
-        finding for limit in budget.limits for finding in _findings(limit, trial, drops, units, theirs, level, seed)
+        finding for limit in budget.limits for finding in _findings(limit, trial, ours, theirs, level, seed)
     )
     rulings = {finding.verdict for finding in findings}
     ruling: Ruling = "breaks" if "breaks" in rulings else "undecided" if "undecided" in rulings else "meets"
@@ -110,10 +110,8 @@ def judge(
 
 def unit_of(score: str, budget: Budget) -> str:
     """The unit in which a score's drop is stated: what the budget asks, else points, or per cent where unbounded."""
-    for limit in budget.limits:
-        if limit.name == "drop" and limit.score in (None, score):
-            return limit.unit
-    return "%" if score in UNBOUNDED else "pp"
+    asked = {limit.score: limit.unit for limit in budget.limits if limit.name == "drop"}
+    return asked.get(score) or asked.get(None) or ("%" if score in UNBOUNDED else "pp")
 
 
 def _risk(ours: Answers | None, theirs: Answers | None, agreement: Estimate | None) -> float:
@@ -190,18 +188,19 @@ def _merit(
 def _findings(
     limit: Limit,
     trial: Measurement,
-    drops: Mapping[str, Estimate],
-    units: Mapping[str, str],
-    answers: Answers | None,
+    ours: Answers | None,
+    theirs: Answers | None,
     level: float,
     seed: int,
 ) -> list[Finding]:
     if limit.name == "drop":
-        names = [name for name in drops if limit.score in (None, name)]
-        if not names:
+        if ours is None or theirs is None:
             return [Finding(limit, "undecided", None, "no answers were compared with the original's")]
-        count = len(answers) if answers else 0
-        return [_drop_finding(limit, name, drops[name], units[name], count) for name in names]
+        names = [name for name in theirs.scores if limit.score in (None, name)]
+        if not names:
+            known = ", ".join(theirs.scores)
+            return [Finding(limit, "undecided", None, f"there is no score {limit.score!r}, there is {known}")]
+        return [_drop_finding(limit, name, ours.scores[name], theirs.scores[name], level, seed) for name in names]
     if limit.name == "size":
         size = float(trial.size_bytes)
         return [_ruled(limit, Estimate(size, size, size), "")]
@@ -222,9 +221,9 @@ def _run_finding(limit: Limit, run: BatchRun, where: str, level: float, seed: in
             return Finding(
                 limit, "undecided", None, f"{run.samples} samples are too few for {limit.name} {where}".strip()
             )
-        return _ruled(limit, estimate, where)
+        return _more(_ruled(limit, estimate, where), run.samples, "samples")
     if limit.name == "throughput":
-        return _ruled(limit, _throughput(run, level, seed), where)
+        return _more(_ruled(limit, _throughput(run, level, seed), where), run.samples, "samples")
     if run.peak_bytes is None:
         return Finding(limit, "undecided", None, "memory cannot be read on this system")
     return _ruled(limit, Estimate(*[float(run.peak_bytes)] * 3), where)
@@ -238,17 +237,28 @@ def _throughput(run: BatchRun, level: float, seed: int) -> Estimate:
     return from_draws(run.rows_per_s, run.rows_per_s * means.mean() / draws, level)
 
 
-def _drop_finding(limit: Limit, name: str, estimate: Estimate, unit: str, count: int) -> Finding:
-    finding = _ruled(limit, estimate, f"of {name}" if limit.score is None and name else "")
-    if finding.verdict != "undecided" or unit != limit.unit:
+def _drop_finding(limit: Limit, name: str, ours: Array, theirs: Array, level: float, seed: int) -> Finding:
+    # in the limit's own unit: one score may be asked in points and in per cent
+    estimate = drop(ours, theirs, limit.unit, level, seed)
+    if math.isnan(estimate.value):
+        return Finding(limit, "undecided", None, f"{name} of the original is 0, of which no per cent can be taken")
+    return _more(_ruled(limit, estimate, f"of {name}"), len(theirs), "examples")
+
+
+def _more(finding: Finding, count: int, what: str) -> Finding:
+    """An undecided finding, with about how many more examples or samples would decide it.
+
+    An interval shrinks with the root of their number: it must become as narrow as the value's distance to the limit.
+    """
+    estimate = finding.estimate
+    if finding.verdict != "undecided" or estimate is None:
         return finding
-    gap = abs(limit.value - estimate.value)
+    gap = abs(finding.limit.value - estimate.value)
     half = (estimate.high - estimate.low) / 2
-    if gap == 0 or not math.isfinite(half) or count == 0:
+    if gap == 0 or not math.isfinite(half):
         return finding
     more = max(1, math.ceil(count * ((half / gap) ** 2 - 1)))
-    text = f"{finding.text}; about {more:,} more examples would decide"
-    return Finding(limit, "undecided", estimate, text)
+    return replace(finding, text=f"{finding.text}; about {more:,} more {what} would decide")
 
 
 def _ruled(limit: Limit, estimate: Estimate, where: str) -> Finding:

@@ -43,23 +43,26 @@ class Bundle:
         Raises
         ------
         ArtifactError
-            If it is not a bundle, is of a later format, or a file is missing or was changed.
+            If it is not a bundle, is of a later format, or a file is missing, was changed or was put beside the others.
+        PluginError
+            If its target is not installed.
         """
         try:
             manifest = json.loads((root / MANIFEST).read_text())
             version, files = manifest["format"], dict(manifest["files"])
-            model = manifest["artifact"]
+            artifact = Artifact.describe_from(manifest["artifact"], root)
+            digest = manifest["artifact"]["digest"]
             name, options = manifest["target"]["name"], manifest["target"]["options"]
+            _ = manifest["id"], manifest["title"], manifest["machine"]["digest"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ArtifactError(f"is not a bundle: {error}", where=str(root), do="`paretune pack` makes one") from error
         if version != FORMAT:
             raise ArtifactError(f"has format {version}, this version reads {FORMAT}", where=str(root / MANIFEST))
-        verify_files(root, files)
-        artifact = Artifact.describe_from(model, root)
-        if not set(artifact.files) <= set(files):
-            raise ArtifactError("names model files without a digest", where=str(root / MANIFEST))
+        _verify(root, files, artifact, digest)
         kind = plugin.load("targets", name)
         plugin.require(kind, name)
+        if artifact.form not in kind.accepts:
+            raise ArtifactError(f"{name} does not open form {artifact.form}", where=str(root / MANIFEST))
         return cls(root, artifact, make(kind, options, name), manifest)
 
     @property
@@ -97,11 +100,7 @@ def pack(
                 np.savez(fresh / "reference.npz", **reference(answers))  # type: ignore[arg-type]
             if report is not None:
                 (fresh / "report.html").write_text(report)
-            files = {
-                path.relative_to(fresh).as_posix(): sha256_of(path)
-                for path in sorted(fresh.rglob("*"))
-                if path.is_file()
-            }
+            files = {name: sha256_of(fresh / name) for name in _files(fresh)}
             manifest = {
                 "format": FORMAT,
                 "id": candidate.id,
@@ -120,7 +119,25 @@ def pack(
             _swap(fresh, into)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
-    return Bundle(into, dataclasses.replace(model, root=into), candidate.target, manifest)
+    return Bundle.open(into)
+
+
+def _files(root: Path) -> list[str]:
+    """The relative paths of all files but the manifest; hidden ones are the system's, not the bundle's."""
+    found = (path.relative_to(root).as_posix() for path in sorted(root.rglob("*")) if path.is_file())
+    return [name for name in found if name != MANIFEST and not name.rpartition("/")[2].startswith(".")]
+
+
+def _verify(root: Path, files: Mapping[str, str], artifact: Artifact, digest: str) -> None:
+    where = str(root / MANIFEST)
+    verify_files(root, files)
+    if any(files.get(name) != stated for name, stated in artifact.files.items()):
+        raise ArtifactError("lists a model file without its digest, or with two that differ", where=where)
+    if artifact.digest != digest:
+        raise ArtifactError("describes another model than the one it was packed with", where=where)
+    stray = sorted(set(_files(root)) - set(files))
+    if stray:
+        raise ArtifactError("holds a file that its manifest does not list", where=str(root / stray[0]), do="remove it")
 
 
 def reference(answers: Answers) -> dict[str, np.ndarray[Any, Any]]:
@@ -152,9 +169,23 @@ def _place(candidate: Candidate, artifact: Artifact, into: Path) -> Artifact:
 
 
 def _swap(fresh: Path, into: Path) -> None:
-    """A directory cannot be renamed over another: the old one steps aside first."""
-    old = fresh.with_name(f"{fresh.name}.old")
-    if into.exists():
+    """Put the new directory in the old one's place. Where the system cannot exchange two, the old one steps aside."""
+    if not into.exists():
+        fresh.rename(into)
+    elif not _exchange(fresh, into):
+        old = fresh.with_name(f"{fresh.name}.old")
         into.rename(old)
-    os.rename(fresh, into)  # noqa: PTH104
-    shutil.rmtree(old, ignore_errors=True)
+        fresh.rename(into)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two directories change places in one step (renameat2(2), Linux); whether it could be done."""
+    import ctypes
+
+    at_cwd, exchange = -100, 2
+    try:
+        call = ctypes.CDLL(None).renameat2
+    except (AttributeError, OSError, TypeError):  # another system, or an older C library
+        return False
+    return bool(call(at_cwd, os.fsencode(one), at_cwd, os.fsencode(other), exchange) == 0)

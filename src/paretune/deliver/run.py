@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Mapping
@@ -37,7 +38,9 @@ def start(out: Path | None, name: str, resume: bool) -> Path:
         while Path("runs", f"{name}-{number}").exists():
             number += 1
         out = Path("runs", f"{name}-{number - 1 if resume and number > 1 else number}")
-    if out.exists() and not resume and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not out.is_dir():
+        raise CallError("is a file, not a run's directory", where=str(out), do="name another --out")
+    if out.exists() and not resume and any(out.iterdir()):
         raise CallError("exists already", where=str(out), do="add --resume to go on with it, or name another --out")
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
@@ -51,16 +54,18 @@ class Log:
     """An observer that appends every event but progress to ``log.jsonl``, one JSON document a line."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         with writing(path):
             self._file = path.open("a", buffering=1, encoding="utf-8")
-        if path.stat().st_size:
-            # a killed run may have left half a line
-            self._file.write("\n")
+            if path.stat().st_size:
+                # a killed run may have left half a line
+                self._file.write("\n")
 
     def on(self, event: Event) -> None:
         if event.kind != "progress":
             line = {"time": round(time.time(), 3), "event": event.kind, "text": event.text, **event.data}
-            self._file.write(json.dumps(line) + "\n")
+            with writing(self._path):
+                self._file.write(json.dumps(line) + "\n")
 
     def close(self) -> None:
         self._file.close()
@@ -69,11 +74,9 @@ class Log:
 def read_log(root: Path) -> list[dict[str, Any]]:
     """The events of a run; half-written lines that a kill left behind are passed over."""
     events = []
-    for line in (root / LOG).read_text(encoding="utf-8").splitlines():
-        try:
+    for line in (root / LOG).read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(ValueError):
             events.append(json.loads(line))
-        except ValueError:
-            continue
     return events
 
 
@@ -160,9 +163,8 @@ class Run:
         CallError
             If there is none, or more than one.
         """
-        found = [entry for entry in self.result["candidates"] if entry["id"].startswith(name)]
-        if self.result["baseline"]["id"].startswith(name):
-            found.append(self.result["baseline"])
+        every = [*self.result["candidates"], self.result["baseline"]]
+        found = [entry for entry in every if name and entry["id"].startswith(name)]
         if len(found) != 1:
             what = "there is no candidate" if not found else "several candidates begin with"
             raise CallError(f"{what} {name!r}", where=str(self.root), do="the report and result.json list the ids")

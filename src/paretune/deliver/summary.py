@@ -42,17 +42,25 @@ def _meets(trial: Trial, targets: Sequence[str]) -> bool:
     )
 
 
-def explain(trials: Sequence[Trial], best: Trial | None, by_batch: Mapping[str, str], stopped_at: Trial | None) -> None:
+def explain(
+    trials: Sequence[Trial],
+    best: Trial | None,
+    by_batch: Mapping[str, str],
+    stopped_at: Trial | None,
+    targets: Sequence[str],
+) -> None:
     """Say of every candidate why it is not the best; marks the front."""
     members = set(front([trial.ranked for trial in trials if trial.ranked is not None]).ids)
     for trial in trials:
         trial.in_front = trial.id in members
         if trial is best or trial.role == "baseline":
             continue
+        if trial.verdict is not None and trial.candidate.target.name not in targets:
+            trial.why = trial.why or f"stands for comparison: target {trial.candidate.target.name} was not asked for"
         trial.why = trial.why or _why(trial, best, by_batch, stopped_at)
 
 
-def _why(trial: Trial, best: Trial | None, by_batch: Mapping[str, str], stopped_at: Trial | None) -> str | None:
+def _why(trial: Trial, best: Trial | None, by_batch: Mapping[str, str], stopped_at: Trial | None) -> str:
     verdict = trial.verdict
     if verdict is None:
         return trial.error or "not tried: the time was over"
@@ -62,8 +70,9 @@ def _why(trial: Trial, best: Trial | None, by_batch: Mapping[str, str], stopped_
             return f"meets the limits, but is slower than the original ({verdict.pace.value:.2f}×)"
         if batches:
             return f"the fastest at batch {', '.join(batches)}, though not over all"
-        return f"meets the budget, but {best.candidate.title} is better" if best else None
-    binding = next((finding for finding in verdict.findings if finding.verdict != "meets"), None)
+        return f"meets the budget, but {best.candidate.title if best else 'another'} is better"
+    # what breaks says more than what is undecided beside it
+    binding = next((finding for finding in verdict.findings if finding.verdict == verdict.verdict), None)
     if trial.confirmed is not None and binding is not None:
         return binding.text
     if verdict.verdict == "breaks" and binding is not None:
@@ -86,14 +95,16 @@ def nearest(trials: Sequence[Trial], targets: Sequence[str]) -> tuple[Trial | No
     ]
     if not able:
         return None, "no candidate could be built and measured; the list of what was tried says why"
-    close = min(able, key=lambda trial: (_excess(trial.verdict), -_pace(trial.verdict)))
+    # held-out data has the last word: what failed there binds, whatever the ranking says of riskier ones
+    tested = [trial for trial in able if trial.confirmed and trial.confirmed.verdict != "meets"]
+    close = min(tested or able, key=lambda trial: (_excess(trial.verdict), -_pace(trial.verdict)))
     verdict = close.verdict
     assert verdict is not None
     binding = max((f for f in verdict.findings if f.verdict != "meets"), key=_over, default=None)
     if binding is None:
         name, pace = close.candidate.title, verdict.pace.value
         slow = f"nothing was faster than the original: the nearest, {name}, runs at {pace:.2f}×"
-        late = f"the nearest, {name}, was not confirmed on held-out data in the time given"
+        late = f"the nearest, {name}, was not confirmed on held-out data" + (f": {close.why}" if close.why else "")
         return close, slow if pace <= 1 else late
     over = _over(binding)
     by = f", {over * 100:.0f} % past it" if over > 0 and binding.limit.value else ""
@@ -130,7 +141,7 @@ def document(
     """``result.json``: ``facts`` are the parts that only the loop knows (workload, machine, seconds, warnings …)."""
     best = best_of(trials, targets)
     by_batch = best_by_batch(trials, targets, batches)
-    explain(trials, best, by_batch, stopped_at)
+    explain(trials, best, by_batch, stopped_at, targets)
     close, why_none = (None, None) if best else nearest(trials, targets)
     ordered = front([trial.ranked for trial in trials if trial.ranked is not None])
     baseline = next(trial for trial in trials if trial.role == "baseline")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,17 +62,17 @@ class Trial:
             "data": verdict.data if verdict else None,
             "confirmed": self.confirmed is not None and self.confirmed.data is not None,
             "in_front": self.in_front,
-            "objective": _clean(verdict.merit.describe()) if verdict else None,
-            "scores": {name: _clean(value.describe()) for name, value in verdict.scores.items()} if verdict else {},
+            "objective": verdict.merit.describe() if verdict else None,
+            "scores": {name: value.describe() for name, value in verdict.scores.items()} if verdict else {},
             "drops": _drops(verdict),
-            "agreement": _clean(verdict.agreement.describe()) if verdict and verdict.agreement else None,
+            "agreement": verdict.agreement.describe() if verdict and verdict.agreement else None,
             "runs": self._runs(level, base),
             "size_bytes": artifact.size_bytes if artifact else None,
             "parameters": artifact.parameters if artifact else None,
             "macs": artifact.macs if artifact else None,
             "seconds_to_build": round(self.seconds_to_build, 3),
             "verdict": self.confirmed.verdict if self.confirmed else self._untested(),
-            "findings": [_clean(finding.describe()) for finding in verdict.findings] if verdict else [],
+            "findings": [finding.describe() for finding in verdict.findings] if verdict else [],
         }
 
     def _untested(self) -> str:
@@ -90,8 +89,8 @@ class Trial:
             {
                 "batch": batch,
                 **timing(run, level),
-                "speedup": _clean(verdict.speedups[batch].describe()) if verdict else None,
-                "speedup_over_reference": _clean(verdict.reference_speedups[batch].describe())
+                "speedup": verdict.speedups[batch].describe() if verdict else None,
+                "speedup_over_reference": verdict.reference_speedups[batch].describe()
                 if verdict and batch in verdict.reference_speedups
                 else None,
                 "artifact": path.as_posix(),
@@ -105,7 +104,7 @@ def timing(run: BatchRun, level: float) -> dict[str, Any]:
     """Latency, throughput and memory at one batch size, as ``result.json`` says them."""
     found = {name: percentile(run.blocks, int(name[1:]) / 100, level) for name in LATENCIES}
     return {
-        "latency_ms": {name: _clean(value.describe()) if value else None for name, value in found.items()},
+        "latency_ms": {name: value.describe() if value else None for name, value in found.items()},
         "throughput_per_s": run.rows_per_s,
         "peak_memory_bytes": run.peak_bytes,
         "import_memory_bytes": run.import_bytes,
@@ -129,9 +128,4 @@ def quantile_points(run: BatchRun, most: int = 200) -> list[float]:
 def _drops(verdict: Verdict | None) -> dict[str, Any]:
     if verdict is None:
         return {}
-    return {name: {**_clean(value.describe()), "unit": verdict.units[name]} for name, value in verdict.drops.items()}
-
-
-def _clean(value: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON has no infinities and no NaN."""
-    return {key: None if isinstance(item, float) and not math.isfinite(item) else item for key, item in value.items()}
+    return {name: {**value.describe(), "unit": verdict.units[name]} for name, value in verdict.drops.items()}

@@ -36,6 +36,7 @@ class OnnxInt8Dynamic:
     kind: ClassVar[str] = "precision"
     needs: ClassVar[Mapping[str, str]] = {"onnx": "onnx>=1.19", "onnxruntime": "onnxruntime>=1.23"}
     cost: ClassVar[float] = 1.0
+    gain: ClassVar[float] = 1.3
 
     per_channel: bool = knob(True, "one scale for each column of a weight", choices=(True, False))
     weights: str = knob("signed", "the type of quantised weights", choices=("signed", "unsigned"))

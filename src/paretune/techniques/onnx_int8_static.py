@@ -56,6 +56,7 @@ class OnnxInt8Static:
     kind: ClassVar[str] = "precision"
     needs: ClassVar[Mapping[str, str]] = {"onnx": "onnx>=1.19", "onnxruntime": "onnxruntime>=1.23"}
     cost: ClassVar[float] = 3.0
+    gain: ClassVar[float] = 2.5
 
     activation: str = knob("unsigned", "the type of quantised activations", choices=("unsigned", "signed"))
     form: str = knob("qdq", "Q/DQ pairs around float operators, or integer operators", choices=("qdq", "qoperator"))

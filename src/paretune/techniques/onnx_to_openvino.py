@@ -47,6 +47,7 @@ class OnnxToOpenvino:
         "onnxruntime": "onnxruntime>=1.23",
     }
     cost: ClassVar[float] = 2.0
+    gain: ClassVar[float] = 1.3
 
     weights: str = knob("fp32", "how float weights are stored; fp16 halves the file", choices=("fp32", "fp16"))
 

@@ -38,6 +38,7 @@ class OpenvinoInt8Nncf:
     kind: ClassVar[str] = "precision"
     needs: ClassVar[Mapping[str, str]] = {"nncf": "nncf>=3.0", "openvino": "openvino>=2025.3"}
     cost: ClassVar[float] = 8.0
+    gain: ClassVar[float] = 2.5
 
     preset: str = knob(
         "mixed",

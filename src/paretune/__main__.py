@@ -1,0 +1,5 @@
+"""``python -m paretune``: the command line."""
+
+from paretune.cli import main
+
+main()

@@ -1,0 +1,339 @@
+"""Steps are applied once, failures are findings, and what a file says is checked before it is believed."""
+
+import dataclasses
+import errno
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from paretune.ask.artifact import META, Artifact, TensorSpec
+from paretune.ask.data import Split
+from paretune.ask.event import Event
+from paretune.ask.knob import knob
+from paretune.build.candidate import KNOWN_BY, Builder, Candidate, read_recipes
+from paretune.build.propose import light
+from paretune.build.recipe import Recipe
+from paretune.build.store import Store
+from paretune.build.technique import Fit
+from paretune.errors import ArtifactError, BuildError, CallError, OutputError, PluginError, RecipeError
+
+SPEC = (TensorSpec("x", "float32", ("batch", 2)),)
+applied: list[str] = []
+
+
+def seal(fit, content, form):
+    (fit.out / "model.bin").write_bytes(content)
+    return Artifact.seal(form, fit.out, SPEC, SPEC)
+
+
+@dataclass(frozen=True)
+class Shift:
+    """Adds a number to every byte of the model."""
+
+    name: ClassVar[str] = "shift"
+    takes: ClassVar[frozenset[str]] = frozenset({"raw"})
+    gives: ClassVar[str] = "raw"
+    kind: ClassVar[str] = "precision"
+    needs: ClassVar[Mapping[str, str]] = {"numpy": "numpy", "no_such_distribution": "x"}
+    cost: ClassVar[float] = 1.0
+    by: int = knob(1, "how much", low=0, high=255)
+
+    def apply(self, artifact, fit):
+        applied.append(f"shift {self.by}")
+        fit.progress(0.5, "halfway")
+        (fit.scratch / "temporary").mkdir()
+        (fit.scratch / "link").symlink_to(fit.scratch / "temporary")
+        content = bytes((byte + self.by) % 256 for byte in artifact.path(".bin").read_bytes())
+        return seal(fit, content, "raw")
+
+
+@dataclass(frozen=True)
+class Carry(Shift):
+    """Carries the model to another form."""
+
+    name: ClassVar[str] = "carry"
+    gives: ClassVar[str] = "other"
+    kind: ClassVar[str] = "convert"
+
+    def apply(self, artifact, fit):
+        applied.append("carry")
+        return seal(fit, artifact.path(".bin").read_bytes(), "other")
+
+
+ERRORS = {
+    "own": BuildError("operator Foo cannot be treated", where="node 3", do="keep it in float"),
+    "runtime": RuntimeError("two\nlines"),
+    "silent": ValueError(),
+    "exit": SystemExit(2),
+    "assertion": AssertionError("x"),
+    "type": TypeError("y"),
+    "recursion": RecursionError("deep"),
+    "library": ArtifactError("is corrupt", where="model.bin"),
+    "missing": FileNotFoundError(errno.ENOENT, "No such file", "calibration.cache"),
+    "memory": MemoryError(),
+    "disk": OSError(errno.ENOSPC, "No space left on device", "model.bin"),
+    "interrupt": KeyboardInterrupt(),
+}
+
+
+@dataclass(frozen=True)
+class Fails(Shift):
+    """Fails in the way it is told, having written something."""
+
+    name: ClassVar[str] = "fails"
+    how: str = knob("own", "which error", choices=(*ERRORS, "wrapped_disk", "told_disk", "form", "place"))
+
+    def apply(self, artifact, fit):
+        applied.append(f"fails {self.how}")
+        (fit.out / "half").write_text("half")
+        if self.how == "wrapped_disk":
+            try:
+                raise ERRORS["disk"]
+            except OSError as error:
+                raise RuntimeError("saving failed") from error
+        if self.how == "told_disk":
+            raise RuntimeError("onnx: write failed: No space left on device")
+        if self.how == "form":
+            return seal(fit, b"x", "other")
+        if self.how == "place":
+            return artifact
+        raise ERRORS[self.how]
+
+
+@dataclass
+class Heard:
+    events: list[Event] = field(default_factory=list)
+
+    def on(self, event):
+        self.events.append(event)
+
+    @property
+    def steps(self):
+        return [(event.text, event.data["cached"]) for event in self.events if event.kind == "step"]
+
+
+@pytest.fixture(autouse=True)
+def nothing_applied():
+    applied.clear()
+
+
+@pytest.fixture
+def builder(tmp_path):
+    root = tmp_path / "original"
+    root.mkdir()
+    (root / "model.bin").write_bytes(b"\0\1\2")
+    original = dataclasses.replace(Artifact.seal("raw", root, SPEC, SPEC), origin=object())
+    return Builder(Store(tmp_path / "store"), original, Fit(None, None, original, 0, tmp_path), Heard())
+
+
+def again(builder, **changes):
+    return dataclasses.replace(builder, observer=Heard(), **changes)
+
+
+def trained(builder, data):
+    return again(builder, fit=dataclasses.replace(builder.fit, train=Split.whole(data, None, "train")))
+
+
+def data(count, change=None):
+    x = np.random.default_rng(0).normal(size=(count, 2))
+    if change is not None:
+        x[change] += 1
+    return [(row, 0) for row in x]
+
+
+def failure(builder, step):
+    with pytest.raises(BuildError) as caught:
+        builder.build(Recipe((step,)))
+    assert "\n" not in str(caught.value)
+    assert caught.value.where
+    return caught.value
+
+
+def test_nothing_gives_the_original(builder):
+    assert builder.build(Recipe()) is builder.original
+
+
+def test_steps_are_applied_in_order_and_the_handle_stays(builder):
+    made = builder.build(Recipe((Shift(by=3), Carry())))
+    assert (made.form, made.path(".bin").read_bytes()) == ("other", b"\3\4\5")
+    assert made.origin is builder.original.origin
+    assert made.root.is_relative_to(builder.store.root)
+    assert sorted(path.name for path in made.root.parent.iterdir()) == ["entry.json", "out"]
+    assert {path.name for path in made.root.iterdir()} == {"model.bin", META}
+    assert not list((builder.store.root / "scratch").iterdir())
+    assert builder.observer.steps == [("shift", False), ("carry", False)]
+    progress = [event for event in builder.observer.events if event.kind == "progress"]
+    assert [event.text for event in progress] == ["applying shift", "shift: halfway", "applying carry"]
+
+
+def test_a_finished_step_is_taken_from_the_store_by_every_builder(builder):
+    first = builder.build(Recipe((Shift(by=3), Carry())))
+    other = again(builder)
+    assert other.build(Recipe((Shift(by=3), Carry()))) == first
+    assert other.observer.steps == [("shift", True), ("carry", True)]
+    assert applied == ["shift 3", "carry"]
+    other.build(Recipe((Shift(by=3),)))
+    other.build(Recipe((Shift(by=4), Carry())))
+    assert applied == ["shift 3", "carry", "shift 4", "carry"]
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"keep": ("conv*",)}])
+def test_what_determines_a_step_is_in_its_key(builder, change):
+    builder.build(Recipe((Shift(),)))
+    again(builder, fit=dataclasses.replace(builder.fit, **change)).build(Recipe((Shift(),)))
+    assert len(applied) == 2
+
+
+def test_other_training_data_are_told_apart(builder):
+    count = KNOWN_BY
+    variants = [data(count), data(count + 1), data(count, change=0), data(count, change=count - 1), data(count)]
+    for variant in variants:
+        trained(builder, variant).build(Recipe((Shift(),)))
+    assert len(applied) == 4
+    trained(builder, [(x, 1) for x, _ in data(count)]).build(Recipe((Shift(),)))
+    assert len(applied) == 5
+
+
+@pytest.mark.parametrize(
+    ("how", "what"),
+    [
+        ("own", "node 3: operator Foo cannot be treated — keep it in float"),
+        ("runtime", "fails: RuntimeError: two lines"),
+        ("silent", "fails: ValueError: no message"),
+        ("exit", "fails: SystemExit: 2"),
+        ("assertion", "fails: AssertionError: x"),
+        ("type", "fails: TypeError: y"),
+        ("recursion", "fails: RecursionError: deep"),
+        ("library", "model.bin: is corrupt"),
+        ("missing", "calibration.cache"),
+        ("form", "fails: returned form other"),
+        ("place", "fails: returned form raw at original"),
+    ],
+)
+def test_any_failure_is_a_finding_and_is_remembered(builder, how, what):
+    error = failure(builder, Fails(how=how))
+    assert what in str(error)
+    later = again(builder)
+    assert str(failure(later, Fails(how=how))) == str(error)
+    assert applied == [f"fails {how}"]
+    assert later.observer.steps == [("fails", True)]
+    (failed,) = builder.store.root.glob("??/*/failed.json")
+    assert {path.name for path in failed.parent.iterdir()} == {"failed.json", "entry.json"}
+
+
+def test_want_of_memory_is_a_finding_that_is_not_remembered(builder):
+    assert "memory" in str(failure(builder, Fails(how="memory")))
+    failure(again(builder), Fails(how="memory"))
+    assert applied == ["fails memory"] * 2
+    assert not list((builder.store.root / "scratch").iterdir())
+
+
+@pytest.mark.parametrize("how", ["disk", "wrapped_disk", "told_disk"])
+def test_a_full_disk_is_no_failure_of_the_technique(builder, how):
+    for _ in range(2):
+        with pytest.raises(OutputError, match=r"no space left on device — free some space"):
+            builder.build(Recipe((Fails(how=how),)))
+    assert applied == [f"fails {how}"] * 2
+    assert not list(builder.store.root.glob("??/*"))
+
+
+def test_an_interrupt_goes_through_and_leaves_nothing(builder):
+    with pytest.raises(KeyboardInterrupt):
+        builder.build(Recipe((Fails(how="interrupt"),)))
+    assert not list(builder.store.root.glob("??/*"))
+    assert not list((builder.store.root / "scratch").iterdir())
+
+
+def test_forms_that_do_not_connect_are_refused_before_anything_is_done(builder):
+    with pytest.raises(RecipeError, match="shift takes raw, not other"):
+        builder.build(Recipe((Carry(), Shift())))
+    with pytest.raises(RecipeError, match="second precision"):
+        builder.build(Recipe((Shift(by=1), Shift(by=2))))
+    assert applied == []
+
+
+def test_a_changed_entry_is_not_used(builder):
+    made = builder.build(Recipe((Shift(),)))
+    made.path(".bin").write_bytes(b"\7\7\7")
+    with pytest.raises(ArtifactError, match="sha256"):
+        again(builder).build(Recipe((Shift(),)))
+
+
+# -- candidates as text ----------------------------------------------------------------------------------------
+
+
+def proposals():
+    from paretune.ask import plugin
+
+    return [one.candidate for one in light("torch", plugin.usable("techniques"), plugin.usable("targets"))]
+
+
+def test_reading_what_was_written_is_the_identity(tmp_path):
+    every = proposals()
+    path = tmp_path / "recipes.json"
+    path.write_text(json.dumps({"candidates": [one.describe() for one in every]}))
+    assert read_recipes(path) == every
+    path.write_text(json.dumps([one.describe() for one in every]))
+    assert [one.id for one in read_recipes(path)] == [one.id for one in every]
+
+
+def test_ids_are_short_different_and_the_same_in_every_process():
+    every = proposals()
+    ids = [one.id for one in every]
+    assert len(set(ids)) == len(ids)
+    assert all(len(id) == 8 for id in ids)
+    described = json.dumps([one.describe() for one in every[:5]])
+    code = (
+        "import json, sys; from paretune.build.candidate import Candidate; "
+        "print(*[Candidate.of(one).id for one in json.loads(sys.argv[1])])"
+    )
+    environment = {**os.environ, "PYTHONHASHSEED": "7"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, described], capture_output=True, text=True, check=True, env=environment
+    )
+    assert done.stdout.split() == ids[:5]
+
+
+def test_titles_read_from_the_model_to_the_target():
+    short = Candidate.of({"recipe": [], "target": "torch"})
+    long = Candidate.of({"recipe": [{"technique": "torch_to_onnx"}], "target": {"name": "onnxruntime"}})
+    assert (short.title, long.title) == ("torch", "torch_to_onnx → onnxruntime")
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "what"),
+    [
+        (None, RecipeError, "cannot be read as JSON"),
+        ("{", RecipeError, "cannot be read as JSON"),
+        ("[" * 100_000, RecipeError, "cannot be read as JSON"),
+        ("{}", RecipeError, "holds no list of candidates"),
+        ("3", RecipeError, "holds no list of candidates"),
+        ('{"candidates": []}', RecipeError, "holds no list of candidates"),
+        ("[3]", RecipeError, "holds no list of candidates"),
+        ('[{"recipe": []}]', RecipeError, "candidate 1: recipe: names no target"),
+        ('[{"recipe": [], "target": "torch"}, {"target": "torch"}]', RecipeError, "candidate 2: recipe: has no list"),
+        ('[{"recipe": [], "target": {"name": 3}}]', RecipeError, "names no target"),
+        ('[{"recipe": [], "target": "tourch"}]', PluginError, "did you mean torch?"),
+        ('[{"recipe": [], "target": {"name": "torch", "options": 3}}]', RecipeError, "3 are no knobs"),
+        ('[{"recipe": [], "target": {"name": "torch", "options": {"x": 1}}}]', RecipeError, "has no knob 'x'"),
+        ('[{"recipe": [{"technique": "nothing"}], "target": "torch"}]', PluginError, "no technique 'nothing'"),
+    ],
+)
+def test_a_bad_file_is_refused_in_one_line_that_names_it(tmp_path, text, kind, what):
+    path = tmp_path / "recipes.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(kind) as caught:
+        read_recipes(path)
+    assert what in str(caught.value)
+    assert str(path) in caught.value.where
+    assert caught.value.do
+    assert "\n" not in str(caught.value)
+    assert isinstance(caught.value, CallError)

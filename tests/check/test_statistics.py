@@ -1,0 +1,314 @@
+"""Intervals cover, nest, and follow what is done to the data."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy import stats
+
+from paretune.check.statistics import (
+    Estimate,
+    drop,
+    from_draws,
+    likeness,
+    mean,
+    order_interval,
+    percentile,
+    share,
+    speedup_draws,
+    studentised,
+    tango,
+)
+
+QUICK = settings(max_examples=40, deadline=None)
+LEVELS = st.floats(0.5, 0.995)
+BLOCKS = st.lists(st.lists(st.floats(0.01, 100), min_size=3, max_size=30), min_size=1, max_size=8)
+FLOATS = hnp.arrays(np.float64, st.integers(3, 60), elements=st.floats(-10, 10, width=32))
+
+
+@st.composite
+def flips(draw: st.DrawFn) -> tuple[int, int, int]:
+    """Lost, won and the number of examples."""
+    count = draw(st.integers(1, 2000))
+    lost = draw(st.integers(0, count))
+    return lost, draw(st.integers(0, count - lost)), count
+
+
+def inside(inner: tuple[float, float], outer: tuple[float, float], slack: float = 1e-7) -> bool:
+    return outer[0] <= inner[0] + slack and inner[1] <= outer[1] + slack
+
+
+# -- percentiles -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("q", "needed"), [(0.5, 6), (0.9, 36), (0.95, 72), (0.99, 368)])
+def test_a_percentile_needs_enough_samples(q: float, needed: int) -> None:
+    assert order_interval(needed, q, 0.95) is not None
+    assert order_interval(needed - 1, q, 0.95) is None
+    values = list(np.linspace(1, 2, needed))
+    assert percentile([values], q) is not None
+    assert percentile([values[1:]], q) is None
+    assert percentile([], q) is None
+
+
+@given(st.integers(1, 800), st.floats(0.05, 0.99), LEVELS)
+@QUICK
+def test_order_statistics_cover_a_quantile_as_often_as_stated(count: int, q: float, level: float) -> None:
+    ends = order_interval(count, q, level)
+    assume(ends is not None)
+    assert ends is not None
+    low, high = ends
+    assert 0 <= low <= high < count
+    # the quantile lies between the two exactly when more than `low` and at most `high` samples are below it
+    assert stats.binom.cdf(high, count, q) - stats.binom.cdf(low, count, q) >= level - 1e-9
+
+
+@given(BLOCKS, st.sampled_from([0.5, 0.9]), LEVELS, LEVELS)
+@QUICK
+def test_a_percentile_lies_in_its_interval_and_intervals_nest(
+    blocks: list[list[float]], q: float, one: float, other: float
+) -> None:
+    wide, narrow = (percentile(blocks, q, level) for level in (max(one, other), min(one, other)))
+    if wide is None:
+        return
+    assert narrow is not None, "what is enough for a wide interval is enough for a narrow one"
+    assert narrow.low <= narrow.value <= narrow.high
+    assert narrow.value == pytest.approx(float(np.quantile(np.concatenate(blocks), q)))
+    assert inside((narrow.low, narrow.high), (wide.low, wide.high))
+
+
+@given(BLOCKS, st.floats(0.1, 10))
+@QUICK
+def test_a_percentile_follows_the_unit(blocks: list[list[float]], factor: float) -> None:
+    found = percentile(blocks, 0.5)
+    assume(found is not None)
+    scaled = percentile([[factor * value for value in block] for block in blocks], 0.5)
+    assert found is not None
+    assert scaled is not None
+    for a, b in zip((found.value, found.low, found.high), (scaled.value, scaled.low, scaled.high), strict=True):
+        assert b == pytest.approx(factor * a, rel=1e-6)
+
+
+def test_blocks_that_differ_widen_a_percentile() -> None:
+    rng = np.random.default_rng(0)
+    steady = [list(1 + 0.01 * rng.random(50)) for _ in range(10)]
+    uneven = [[value * (1 + 0.1 * number) for value in block] for number, block in enumerate(steady)]
+    mixed = list(rng.permutation(np.concatenate(uneven)).reshape(10, 50))
+    found = {name: percentile(blocks, 0.5) for name, blocks in (("uneven", uneven), ("mixed", mixed))}
+    width = {name: one.high - one.low for name, one in found.items() if one}
+    assert width["uneven"] > 1.5 * width["mixed"], "samples of a block share what disturbed the machine"
+
+
+# -- speed-ups -------------------------------------------------------------------------------------------------
+
+
+@given(BLOCKS, st.floats(0.2, 5))
+@QUICK
+def test_a_speedup_turns_around(blocks: list[list[float]], factor: float) -> None:
+    faster = [[value / factor for value in block] for block in blocks]
+    value, draws = speedup_draws(blocks, faster)
+    back, other = speedup_draws(faster, blocks)
+    assert value == pytest.approx(factor)
+    assert draws == pytest.approx(factor), "rounds of both are kept together, so what disturbs a round falls out"
+    assert back == pytest.approx(1 / value)
+    assert other == pytest.approx(1 / draws)
+
+
+def test_a_speedup_over_oneself_is_one() -> None:
+    value, draws = speedup_draws([[1.0, 2.0], [3.0]], [[1.0, 2.0], [3.0]])
+    assert (value, set(draws)) == (1.0, {1.0})
+
+
+@given(FLOATS, LEVELS, LEVELS)
+@QUICK
+def test_bootstrap_intervals_nest_and_hold_the_value(draws: np.ndarray, one: float, other: float) -> None:
+    value = float(draws[0])
+    narrow, wide = (from_draws(value, draws, level) for level in sorted((one, other)))
+    assert narrow.low <= value <= narrow.high
+    assert inside((narrow.low, narrow.high), (wide.low, wide.high))
+
+
+# -- paired proportions ----------------------------------------------------------------------------------------
+
+
+def test_tango_gives_the_published_interval() -> None:
+    # Fagerland, Lydersen & Laake (2014), Statistics in Medicine 33: airway hyper-responsiveness
+    low, high = tango(1, 7, 21)
+    assert (round(low, 3), round(high, 3)) == (-0.517, -0.026)
+
+
+@given(flips(), LEVELS, LEVELS)
+@QUICK
+def test_tango_nests_holds_the_value_and_mirrors(of: tuple[int, int, int], one: float, other: float) -> None:
+    lost, won, count = of
+    narrow, wide = (tango(lost, won, count, level) for level in sorted((one, other)))
+    assert -1 <= narrow[0] <= (lost - won) / count <= narrow[1] <= 1
+    assert inside(narrow, wide)
+    low, high = tango(won, lost, count, one)
+    mine = tango(lost, won, count, one)
+    assert (-high, -low) == pytest.approx(mine, abs=1e-7), "who is called the first must not matter"
+
+
+@given(flips())
+@QUICK
+def test_tango_is_the_score_test_turned_around(of: tuple[int, int, int]) -> None:
+    lost, won, count = of
+    z = 1.959964
+    for end in tango(lost, won, count):
+        if abs(end) > 1 - 1e-9 or abs(end - (lost - won) / count) < 1e-9:
+            continue
+        # the likelihood under the difference `end`, maximised by brute force instead of by the quadratic
+        grid = np.linspace(max(0, -end), (1 - end) / 2, 200_001)[1:-1]
+        likelihood = (
+            stats_xlogy(lost, grid + end) + stats_xlogy(won, grid) + stats_xlogy(count - lost - won, 1 - 2 * grid - end)
+        )
+        q = grid[np.argmax(likelihood)]
+        variance = count * (2 * q + end - end**2)
+        assert abs(lost - won - count * end) / math.sqrt(variance) == pytest.approx(z, rel=0.02)
+
+
+def stats_xlogy(count: int, share_: np.ndarray) -> np.ndarray:
+    from scipy.special import xlogy
+
+    return np.asarray(xlogy(count, np.maximum(share_, 1e-300)))
+
+
+@pytest.mark.parametrize("unit", ["pp", "%"])
+def test_without_any_flip_one_point_takes_381_examples(unit: str) -> None:
+    def high(count: int) -> float:
+        right = np.ones(count)
+        return drop(right, right, unit).high
+
+    assert high(381) <= 1 < high(380)
+    assert drop(np.ones(381), np.ones(381), unit).value == 0
+
+
+def test_tango_covers() -> None:
+    """Simulated: a normal interval without Tango's variance covers 84 % here, a one-sided level 90 %."""
+    rng = np.random.default_rng(1)
+    count, lose, win = 200, 0.03, 0.005
+    draws = rng.multinomial(count, [lose, win, 1 - lose - win], 1500)
+    pairs, times = np.unique(draws[:, :2], axis=0, return_counts=True)
+    held = sum(
+        int(number)
+        for (lost, won), number in zip(pairs, times, strict=True)
+        if tango(int(lost), int(won), count)[0] <= lose - win <= tango(int(lost), int(won), count)[1]
+    )
+    assert 0.935 <= held / 1500 <= 0.985
+
+
+# -- drops -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("unit", "truth"), [("pp", 5.0), ("%", 10.0)])
+def test_a_drop_of_uneven_scores_is_covered(unit: str, truth: float) -> None:
+    """Simulated with skewed differences: 300 intervals at 90 % miss between 4 % and 17 % of the time."""
+    rng = np.random.default_rng(2)
+    held = 0
+    for _ in range(300):
+        base = rng.uniform(0, 1, 120)
+        found = drop(base, base - rng.exponential(0.05, 120), unit, 0.9)
+        held += found.low <= truth <= found.high
+    assert 0.83 <= held / 300 <= 0.96
+
+
+@given(FLOATS, LEVELS, LEVELS, st.sampled_from(["pp", "%"]))
+@QUICK
+def test_drops_nest_and_hold_the_value(scores: np.ndarray, one: float, other: float, unit: str) -> None:
+    trial = np.roll(scores, 1)
+    narrow, wide = (drop(scores + 20, trial + 19, unit, level) for level in sorted((one, other)))
+    assert narrow.low <= narrow.value <= narrow.high
+    assert inside((narrow.low, narrow.high), (wide.low, wide.high), 1e-6)
+
+
+@given(FLOATS, st.floats(-5, 5), st.floats(0.1, 10))
+@QUICK
+def test_drops_follow_the_scores(scores: np.ndarray, shift: float, factor: float) -> None:
+    base, trial = scores + 20.5, np.roll(scores, 1) + 19.25
+    found = drop(base, trial, "pp")
+    moved, scaled = drop(base + shift, trial + shift, "pp"), drop(factor * base, factor * trial, "pp")
+    assert_alike(moved, found, 1)
+    assert_alike(scaled, found, factor)
+    relative = drop(base, trial, "%")
+    assert_alike(drop(factor * base, factor * trial, "%"), relative, 1)
+    assert relative.value == pytest.approx(100 * (base.mean() - trial.mean()) / base.mean(), abs=1e-6)
+
+
+def assert_alike(found: Estimate, wanted: Estimate, factor: float) -> None:
+    got = (found.value, found.low, found.high)
+    assert got == pytest.approx((factor * wanted.value, factor * wanted.low, factor * wanted.high), rel=1e-4, abs=1e-4)
+
+
+def test_a_relative_drop_is_of_the_size_of_negative_scores_too() -> None:
+    found = drop(np.array([-1.0, -3.0]), np.array([-2.0, -4.0]), "%")
+    assert found.value == pytest.approx(50), "an error that grows from 2 to 3 is a loss of half"
+
+
+def test_no_share_of_nothing_can_be_lost() -> None:
+    found = drop(np.zeros(50), np.zeros(50), "%")
+    assert math.isnan(found.value)
+    assert found.describe() == {"value": None, "low": None, "high": None}
+
+
+def test_one_example_bounds_nothing() -> None:
+    found = drop(np.array([0.3]), np.array([0.3]), "pp")
+    assert (found.low, found.high) == (-math.inf, math.inf)
+
+
+def test_equal_scores_bound_a_drop_by_what_may_be_unseen() -> None:
+    scores = np.random.default_rng(0).uniform(0.2, 0.8, 2000)
+    few, many = drop(scores[:20], scores[:20], "pp"), drop(scores, scores, "pp")
+    assert few.value == many.value == 0
+    assert 5 < few.high < 15
+    assert 0 < many.high < 0.2
+
+
+def test_a_few_that_differ_among_many_do_not_bound_the_mean_at_itself() -> None:
+    values = np.zeros(500)
+    values[0] = 0.9
+    low, high = studentised(values)
+    assert low < 0
+    assert high > 1.9 * values.mean()
+
+
+# -- means and likeness ----------------------------------------------------------------------------------------
+
+
+def test_a_share_has_wilsons_interval() -> None:
+    found = mean(np.array([1.0] * 9 + [0.0]))
+    z, n, p = 1.959964, 10, 0.9
+    middle, half = (
+        (p + z**2 / 2 / n) / (1 + z**2 / n),
+        z / (1 + z**2 / n) * math.sqrt(p * (1 - p) / n + z**2 / 4 / n**2),
+    )
+    assert (found.value, found.low, found.high) == pytest.approx((p, middle - half, middle + half), abs=1e-4)
+    assert share(10, 10).high == pytest.approx(1)
+
+
+@given(hnp.arrays(np.int64, st.tuples(st.integers(1, 40)), elements=st.integers(0, 5)))
+@QUICK
+def test_equal_answers_are_wholly_alike(answers: np.ndarray) -> None:
+    assert likeness(answers, answers).value == 1
+    assert likeness(answers, answers).low < 1, "few examples show little"
+    assert likeness(answers, answers + 1).value == 0
+
+
+@given(hnp.arrays(np.float32, st.tuples(st.integers(2, 30), st.integers(1, 3)), elements=st.floats(-9, 9, width=16)))
+@QUICK
+def test_equal_outputs_are_wholly_alike(outputs: np.ndarray) -> None:
+    assert likeness(outputs, outputs).value == 1
+    worse = likeness(outputs, np.zeros_like(outputs) + outputs.mean(axis=0) + 20)
+    assert worse.value <= 0
+    assert worse.low <= worse.value <= worse.high
+
+
+def test_likeness_of_maps_is_the_share_of_equal_places() -> None:
+    map_ = np.zeros((4, 2, 2), int)
+    other = map_.copy()
+    other[0, 0, 0] = 1
+    assert likeness(map_, other).value == pytest.approx(15 / 16)

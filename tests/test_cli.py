@@ -1,0 +1,238 @@
+"""The command line as a person uses it, right and wrong: exit codes, one-line errors, nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from paretune.cli import main
+from paretune.deliver import result as results
+from paretune.deliver.run import Run, read_log
+
+
+def call(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(list(arguments))
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+def complaint(capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line on stderr that says what is wrong."""
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("paretune: error: ")]
+    assert len(said) == 1, said
+    return said[0]
+
+
+QUICK = ("--target", "onnxruntime", "--only", "onnx_int8_static", "--time", "60s", "--batch", "4")
+
+
+def test_from_a_module_to_a_bundle(workloads: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("optimize", "works.py:good", "--budget", "drop<=2pp", *QUICK, "--out", "run", "--json") == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown == results.read(workloads / "run" / "result.json")
+    assert shown["best"]
+    best = next(entry for entry in shown["candidates"] if entry["id"] == shown["best"])
+    assert best["verdict"] == "meets"
+    assert best["data"] == "heldout"
+    assert best["runs"][0]["speedup"]["value"] > 1
+    assert shown["seconds"]["overhead"] < shown["seconds"]["total"]
+    for name in ("run.json", "log.jsonl", "report.html", "bundle/bundle.json", "baseline/model.pt2", "bundle/model.onnx"):
+        assert (workloads / "run" / name).is_file(), name
+    assert json.loads((workloads / "run" / "run.json").read_text())["seed"] == 0
+
+    assert call("report", "run") == 0
+    assert "meets drop<=2pp" in capsys.readouterr().out
+    assert call("measure", "run/bundle", "works.py:good", "--batch", "4", "--json") == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["scores"]["accuracy"]["value"] == pytest.approx(best["scores"]["accuracy"]["value"], abs=1e-12)
+    assert again["runs"][0]["latency_ms"]["p50"]["value"] > 0
+    other = shown["reference"]
+    assert call("pack", "run", "--id", other, "--out", "other") == 0
+    assert (workloads / "other" / "model.onnx").is_file()
+    assert call("pack", "run", "--id", "zzz", "--out", "third") == 2
+    assert "no candidate 'zzz'" in complaint(capsys)
+
+    assert call("optimize", "works.py:good", *QUICK, "--out", "run") == 2
+    assert "--resume" in complaint(capsys)
+    assert call("optimize", "works.py:good", "--budget", "drop<=2pp", *QUICK, "--out", "run", "--resume", "--json") == 0
+    resumed = json.loads(capsys.readouterr().out)
+    assert resumed["front"] == shown["front"]
+    steps = [event for event in read_log(workloads / "run") if event["event"] == "step"]
+    done = [event["key"] for event in steps if not event["cached"]]
+    assert len(done) == len(set(done)), "a finished step was repeated"
+
+
+def test_from_an_onnx_file_and_arrays(workloads: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script = (
+        "import works, numpy as np, torch\n"
+        "torch.onnx.export(works.net, (torch.zeros(2, 1, 8, 8),), 'model.onnx', dynamo=True, input_names=['image'],"
+        " dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))\n"
+        "np.savez('data.npz', image=works.images, label=works.labels)\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+    asked = ("optimize", "model.onnx", "--data", "data.npz", "--target", "openvino", "--time", "40s", "--out", "run")
+    assert call(*asked, "--budget", "p95<=50ms, size<=5MB", "--without", "onnx_*", "--json") in (0, 3)
+    result = json.loads(capsys.readouterr().out)
+    assert result["baseline"]["target"] == "onnxruntime"
+    assert any("no training data" in warning for warning in result["warnings"])
+    tried = {step["technique"] for entry in result["candidates"] for step in entry["recipe"]}
+    assert "onnx_to_openvino" not in tried, "--without onnx_* leaves conversions by that name out too"
+    assert call("measure", "model.onnx") == 0
+    assert "p50" in capsys.readouterr().out
+
+
+def test_nothing_meets(workloads: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = call("optimize", "works.py:good", "--budget", "p50<=1us, drop<=2pp", *QUICK, "--out", "run")
+    assert code == 3
+    assert "p50<=1us binds" in capsys.readouterr().out
+    run = Run.open(workloads / "run")
+    assert run.best is None
+    assert run.result["nearest"]
+    assert not (workloads / "run" / "bundle").exists()
+
+
+BAD = {
+    "no workload": (("nonsense",), "does not name a workload"),
+    "no file": (("nowhere.py:good",), "there is no such file"),
+    "no name": (("works.py:goood",), "has nothing named 'goood'"),
+    "not a workload": (("works.py:number",), "not a paretune.Workload"),
+    "factory that fails": (("works.py:broken",), "no data today"),
+    "one example": (("works.py:one",), "holds one example"),
+    "no examples": (("works.py:empty",), "holds no examples"),
+    "no labels": (("works.py:unlabelled",), "no labels"),
+    "dtype": (("works.py:double",), "float64"),
+    "shape": (("works.py:shaped",), "heldout"),
+    "not-a-number scores": (("works.py:not_a_score",), "not finite"),
+    "one score for all": (("works.py:set_level",), "one number for every example"),
+    "a score that fails": (("works.py:raising",), "nonsense"),
+    "no road": (("works.py:branching", "--target", "onnxruntime"), "no road leads"),
+    "budget": (("works.py:good", "--budget", "drop<=1pp, p95<=5"), "character 12"),
+    "contradiction": (("works.py:good", "--budget", "drop<=1pp, drop<=2pp"), "contradict"),
+    "target": (("works.py:good", "--target", "onnxruntme"), "did you mean onnxruntime?"),
+    "technique": (("works.py:good", "--only", "onnx_int9"), "no technique"),
+    "time": (("works.py:good", "--time", "soon"), "no length of time"),
+    "batch": (("works.py:good", "--batch", "0"), "no batch sizes"),
+    "objective": (("works.py:good", "--minimize", "joy"), "cannot be minimised"),
+    "keep": (("works.py:good", "--keep", "conv"), "PATTERN=fp32"),
+    "recipe": (("works.py:good", "--recipe", "works.py"), "cannot be read as JSON"),
+    "model without data": (("model.onnx",), "--data"),
+    "no data file": (("works.py", "--data", "none.npz"), "cannot be read"),
+    "config": (("works.py:good", "--config", "none.toml"), "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_mistake_is_one_line(case: str, workloads: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments, words = BAD[case]
+    quick = () if "--target" in arguments else ("--target", "onnxruntime")
+    code = call("optimize", *arguments, *quick, "--out", "run")
+    said = complaint(capsys)
+    assert words in said
+    assert code in (1, 2)
+    assert "Traceback" not in said
+    assert not (workloads / "run" / "result.json").exists()
+    assert not (workloads / "run" / "bundle").exists()
+
+
+def test_a_pickle_is_refused_unopened(workloads: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Bomb:
+        def __reduce__(self) -> tuple[object, ...]:
+            return (os.mkdir, ("exploded",))
+
+    (workloads / "model.pt").write_bytes(pickle.dumps(Bomb()))
+    assert call("optimize", "works.py:pickled", "--out", "run") == 2
+    assert "pickle" in complaint(capsys)
+    assert not (workloads / "exploded").exists()
+
+
+def test_training_that_overlaps_is_told(workloads: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("optimize", "works.py:overlapping", "--budget", "drop<=5pp", *QUICK, "--out", "run", "--json") in (0, 3)
+    captured = capsys.readouterr()
+    assert any("also stand in held-out" in warning for warning in json.loads(captured.out)["warnings"])
+
+
+def test_a_tampered_store_is_told_on_resume(workloads: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ("optimize", "works.py:good", *QUICK, "--out", "run")
+    assert call(*asked) in (0, 3)
+    capsys.readouterr()
+    model = next((workloads / "run" / "store").rglob("model.onnx"))
+    model.write_bytes(model.read_bytes()[:-1] + b"\x00")
+    assert call(*asked, "--resume") == 1
+    said = complaint(capsys)
+    assert "sha256" in said
+    assert "model.onnx" in said
+
+
+def test_a_tampered_bundle_is_refused(workloads: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("optimize", "works.py:good", "--budget", "drop<=5pp", *QUICK, "--out", "run") == 0
+    capsys.readouterr()
+    model = workloads / "run" / "bundle" / "model.onnx"
+    model.write_bytes(model.read_bytes() + b"\x00")
+    assert call("measure", "run/bundle") == 1
+    assert "sha256" in complaint(capsys)
+
+
+def test_an_unwritable_place(workloads: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (workloads / "file").write_text("")
+    assert call("optimize", "works.py:good", "--out", "file/run") == 1
+    assert "file" in complaint(capsys)
+
+
+def test_a_config_gives_defaults_and_flags_win(workloads: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (workloads / "paretune.toml").write_text(
+        'seed = 5\n[optimize]\nbudget = "drop<=3pp"\ntarget = ["onnxruntime"]\nonly = "onnx_int8_static"\ntime = "30s"\n'
+    )
+    assert call("optimize", "works.py:good", "--config", "paretune.toml", "--out", "run", "--seed", "6", "--json") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["budget"]["text"] == "drop<=3pp"
+    assert json.loads((workloads / "run" / "run.json").read_text())["seed"] == 6
+    (workloads / "paretune.toml").write_text("colour = 1\n")
+    assert call("optimize", "works.py:good", "--config", "paretune.toml") == 2
+    assert "no setting 'colour'" in complaint(capsys)
+
+
+def test_listings(capsys: pytest.CaptureFixture[str]) -> None:
+    for group, name in (("techniques", "onnx_int8_static"), ("targets", "openvino"), ("sources", "torch_module")):
+        assert call(group, "--json") == 0
+        entries = json.loads(capsys.readouterr().out)
+        entry = next(entry for entry in entries if entry["name"] == name)
+        assert {"name", "takes", "gives", "knobs", "installed", "needs"} <= set(entry)
+        assert call(group) == 0
+        assert name in capsys.readouterr().out
+
+
+def test_ctrl_c_ends_with_the_best_so_far(workloads: Path) -> None:
+    command = [sys.executable, "-m", "paretune", "optimize", "works.py:good", "--budget", "drop<=5pp", "--time", "5m"]
+    process = subprocess.Popen(
+        [*command, "--target", "onnxruntime,openvino", "--out", "run"], stderr=subprocess.PIPE, text=True
+    )
+    log = workloads / "run" / "log.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        events = read_log(workloads / "run") if log.exists() else []
+        if sum(event["event"] == "candidate" for event in events) >= 3:
+            break
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=150)
+    assert process.returncode in (0, 3), said
+    result = Run.open(workloads / "run").result
+    assert result["stopped"] == "interrupted"
+    assert any(entry["confirmed"] for entry in result["candidates"])
+
+
+def test_labels_saved_as_objects_are_refused(workloads: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (workloads / "model.onnx").write_bytes(b"\x80\x04.")
+    np.savez(workloads / "data.npz", label=np.array([{}], dtype=object))
+    assert call("optimize", "model.onnx", "--data", "data.npz", "--out", "run") == 2
+    assert "data.npz" in complaint(capsys)

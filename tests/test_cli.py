@@ -33,11 +33,19 @@ def complaint(capsys: pytest.CaptureFixture[str]) -> str:
     return said[0]
 
 
-QUICK = ("--target", "onnxruntime", "--only", "onnx_int8_static", "--time", "60s", "--batch", "4")
+RECIPE = {"candidates": [{"recipe": [{"technique": "torch_to_onnx"}], "target": "onnxruntime"}]}
+QUICK = ("--target", "onnxruntime", "--recipe", "recipe.json", "--time", "20s", "--batch", "4")
+
+
+@pytest.fixture(autouse=True)
+def recipe(workloads: Path) -> None:
+    """A fixed list of one candidate: most of what is asked here does not hang on what is tried."""
+    (workloads / "recipe.json").write_text(json.dumps(RECIPE))
 
 
 def test_from_a_module_to_a_bundle(workloads: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call("optimize", "works.py:good", "--budget", "drop<=2pp", *QUICK, "--out", "run", "--json") == 0
+    quick = ("--target", "onnxruntime", "--only", "onnx_int8_static", "--time", "20s", "--batch", "4")
+    assert call("optimize", "works.py:good", "--budget", "drop<=2pp", *quick, "--out", "run", "--json") == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown == results.read(workloads / "run" / "result.json")
     assert shown["best"]
@@ -46,7 +54,14 @@ def test_from_a_module_to_a_bundle(workloads: Path, capsys: pytest.CaptureFixtur
     assert best["data"] == "heldout"
     assert best["runs"][0]["speedup"]["value"] > 1
     assert shown["seconds"]["overhead"] < shown["seconds"]["total"]
-    for name in ("run.json", "log.jsonl", "report.html", "bundle/bundle.json", "baseline/model.pt2", "bundle/model.onnx"):
+    for name in (
+        "run.json",
+        "log.jsonl",
+        "report.html",
+        "bundle/bundle.json",
+        "baseline/model.pt2",
+        "bundle/model.onnx",
+    ):
         assert (workloads / "run" / name).is_file(), name
     assert json.loads((workloads / "run" / "run.json").read_text())["seed"] == 0
 
@@ -62,9 +77,9 @@ def test_from_a_module_to_a_bundle(workloads: Path, capsys: pytest.CaptureFixtur
     assert call("pack", "run", "--id", "zzz", "--out", "third") == 2
     assert "no candidate 'zzz'" in complaint(capsys)
 
-    assert call("optimize", "works.py:good", *QUICK, "--out", "run") == 2
+    assert call("optimize", "works.py:good", *quick, "--out", "run") == 2
     assert "--resume" in complaint(capsys)
-    assert call("optimize", "works.py:good", "--budget", "drop<=2pp", *QUICK, "--out", "run", "--resume", "--json") == 0
+    assert call("optimize", "works.py:good", "--budget", "drop<=2pp", *quick, "--out", "run", "--resume", "--json") == 0
     resumed = json.loads(capsys.readouterr().out)
     assert resumed["front"] == shown["front"]
     steps = [event for event in read_log(workloads / "run") if event["event"] == "step"]
@@ -80,7 +95,7 @@ def test_from_an_onnx_file_and_arrays(workloads: Path, capsys: pytest.CaptureFix
         "np.savez('data.npz', image=works.images, label=works.labels)\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
-    asked = ("optimize", "model.onnx", "--data", "data.npz", "--target", "openvino", "--time", "40s", "--out", "run")
+    asked = ("optimize", "model.onnx", "--data", "data.npz", "--target", "openvino", "--time", "20s", "--out", "run")
     assert call(*asked, "--budget", "p95<=50ms, size<=5MB", "--without", "onnx_*", "--json") in (0, 3)
     result = json.loads(capsys.readouterr().out)
     assert result["baseline"]["target"] == "onnxruntime"
@@ -190,7 +205,7 @@ def test_an_unwritable_place(workloads: Path, capsys: pytest.CaptureFixture[str]
 
 def test_a_config_gives_defaults_and_flags_win(workloads: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (workloads / "paretune.toml").write_text(
-        'seed = 5\n[optimize]\nbudget = "drop<=3pp"\ntarget = ["onnxruntime"]\nonly = "onnx_int8_static"\ntime = "30s"\n'
+        'seed = 5\n[optimize]\nbudget = "drop<=3pp"\ntarget = ["onnxruntime"]\nrecipe = "recipe.json"\ntime = "20s"\n'
     )
     assert call("optimize", "works.py:good", "--config", "paretune.toml", "--out", "run", "--seed", "6", "--json") == 0
     result = json.loads(capsys.readouterr().out)

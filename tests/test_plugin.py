@@ -12,7 +12,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent / "plugin" / "paretune-weights"
 
-WORKLOAD = '''
+WORKLOAD = """
 import numpy as np
 import torch
 from paretune import Workload
@@ -23,7 +23,7 @@ x = np.random.default_rng(0).normal(size=(1600, 16)).astype("float32")
 y = net(torch.from_numpy(x)).argmax(1).numpy()
 items = list(zip(x, y))
 work = Workload("outside", net, train=items[:800], heldout=items[800:])
-'''
+"""
 CONFORMANCE = """
 from paretune_weights import OnnxWeightsInt8
 from paretune.testing import TechniqueConformance

@@ -22,7 +22,8 @@ class ParetuneError(Exception):
     exit_code = 1
 
     def __init__(self, what: str, *, where: str = "", do: str = "") -> None:
-        self.what, self.where, self.do = " ".join(what.split()), where, do
+        # a message is one line, whatever a framework put into it
+        self.what, self.where, self.do = (" ".join(part.split()) for part in (what, where, do))
         super().__init__(str(self))
 
     def __str__(self) -> str:

@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import signal
+import statistics
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from fnmatch import fnmatch
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +40,7 @@ from paretune.deliver import summary
 from paretune.deliver.bundle import pack
 from paretune.deliver.run import BASELINE, BUNDLE, CALL, LOG, Log, Run, save, start
 from paretune.deliver.trial import Trial, quantile_points
-from paretune.errors import BuildError, CallError, MeasureError
+from paretune.errors import BudgetError, BuildError, CallError, MeasureError, RecipeError
 
 ANSWER_BATCH = 32
 """Batch size for accuracy when only batch 1 is asked."""
@@ -109,6 +111,7 @@ def optimize(
     """
     limits = budget if isinstance(budget, Budget) else Budget.parse(budget, minimize, confidence)
     sizes = limits.batches(_batches(batch))
+    _check_scores(limits, list(named(workload.score)))
     usable, asked = _targets(targets)
     techniques = _techniques(only, without)
     limit_s = seconds_of(time)
@@ -203,6 +206,12 @@ class _Loop:
     ) -> None:
         """Build and rank candidates, most promising first, until there are no more or time must be kept to confirm."""
         if fixed is not None:
+            for candidate in fixed:
+                form = candidate.recipe.gives(self.original.form)
+                if form not in candidate.target.accepts:
+                    raise RecipeError(
+                        f"gives {form}, which {candidate.target.name} does not open", where=candidate.title
+                    )
             proposals = [Proposal(candidate, 0, float(place)) for place, candidate in enumerate(fixed)]
         else:
             proposals = light(self.original.form, techniques, targets, self.budget.asks("throughput"))
@@ -223,8 +232,8 @@ class _Loop:
         tried = [trial for trial in self.trials if self._eligible(trial)]
         failed = [trial.error for trial in tried if trial.error]
         if failed and self.stopped == "finished" and not any(trial.ranked for trial in tried):
-            targets = ", ".join(self.targets)
-            raise BuildError(f"no road leads from this model to {targets}: {failed[0]}", where=self.workload.name)
+            asked = ", ".join(self.targets)
+            raise BuildError(f"no road leads from this model to {asked}: {failed[0]}", where=self.workload.name)
 
     def confirm(self) -> None:
         """Finalists on all of held-out, from the safest to the fastest, until the first that fails."""
@@ -366,7 +375,7 @@ class _Loop:
         )
         first = judge(base, measured, without_drop, None, self._reference, self.seed)
         if first.verdict != "meets":
-            told = next(finding for finding in first.findings if finding.verdict != "meets")
+            told = min(first.findings, key=lambda finding: ("breaks", "undecided", "meets").index(finding.verdict))
             trial.why = f"confirmed anew, {told.text}"
             return
         if "heldout" not in base.answers:
@@ -459,7 +468,7 @@ class _Loop:
         base = self.baseline.measurement
         if base is None:
             return 0.0
-        pace = {batch: sum(map(sum, run.blocks)) / run.samples / 1e3 for batch, run in base.runs.items()}
+        pace = {batch: statistics.median(chain(*run.blocks)) / 1e3 for batch, run in base.runs.items()}
         block = [max(plan.seconds, plan.beside * s) * 2 + max(plan.seconds, plan.count * s / 3) for s in pace.values()]
         answer_s = len(self.data.heldout) / max(pace) * pace[max(pace)]
         return count * (plan.rounds * sum(block) + answer_s / 3) + answer_s
@@ -567,6 +576,15 @@ def _distinct(proposals: Sequence[Proposal], known: set[str]) -> list[Proposal]:
 def _copy(root: Path, into: Path) -> None:
     shutil.copytree(root, into, dirs_exist_ok=True)
     assert (into / META).is_file()
+
+
+def _check_scores(budget: Budget, scores: list[str]) -> None:
+    for limit in budget.limits:
+        if limit.score is not None and limit.score not in scores:
+            raise BudgetError(
+                f"there is no score {limit.score!r}", where=f"budget {limit.text!r}",
+                do=f"the workload has {', '.join(scores)}",
+            )  # fmt: skip
 
 
 def _batches(batch: Sequence[int] | int) -> tuple[int, ...]:

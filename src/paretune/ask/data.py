@@ -233,13 +233,23 @@ class Split:
 def feeds(split: Split, artifact: Artifact, batch: int) -> Iterator[Arrays]:
     """The split's inputs in the order of ``artifact.inputs``, batch by batch.
 
+    Where the model's batch axis is fixed, a ragged last batch is filled up with repetitions.
+
     Raises
     ------
     DataError
         If number, names, dtypes or fixed axes do not fit the model's inputs.
     """
+    fixed = artifact.inputs[0].shape[:1] == (batch,)
     for part in split.batches(batch):
-        yield fit_inputs(part.inputs, split.keys, artifact, split.name)
+        short = fixed and len(part) < batch
+        inputs = tuple(tile(array, batch) for array in part.inputs) if short else part.inputs
+        yield fit_inputs(inputs, split.keys, artifact, split.name)
+
+
+def tile(array: Array, batch: int) -> Array:
+    """Rows repeated in order until there are ``batch`` of them."""
+    return np.resize(array, (batch, *array.shape[1:]))
 
 
 def fit_inputs(inputs: Arrays, keys: tuple[str, ...] | None, artifact: Artifact, where: str) -> Arrays:

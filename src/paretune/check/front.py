@@ -26,12 +26,23 @@ class Front:
 
 
 def front(verdicts: Iterable[Verdict]) -> Front:
-    """The verdicts not dominated in (risk, merit): none other is at least as safe and as good, and better in one."""
+    """The verdicts that none is shown to beat: no other has answers at least as safe and a merit shown to be higher.
+
+    Shown means that the intervals do not overlap: two candidates whose speeds cannot be told apart both stay, so that
+    the front of a run does not hang on noise.
+    """
     known = {verdict.id: verdict for verdict in verdicts if not math.isnan(verdict.risk + verdict.merit.value)}
-    points = {name: (verdict.risk, -verdict.merit.value) for name, verdict in known.items()}
-    kept = non_dominated(points)
-    ordered = sorted(kept, key=lambda name: (*points[name], name))
-    return Front(tuple(known[name] for name in ordered))
+
+    def beaten(mine: Verdict) -> bool:
+        return any(
+            other.risk <= mine.risk
+            and other.merit.low >= mine.merit.high
+            and (other.risk < mine.risk or other.merit.low > mine.merit.high)
+            for other in known.values()
+        )
+
+    kept = [verdict for verdict in known.values() if not beaten(verdict)]
+    return Front(tuple(sorted(kept, key=lambda verdict: (verdict.risk, -verdict.merit.value, verdict.id))))
 
 
 def non_dominated(points: Mapping[str, tuple[float, ...]]) -> set[str]:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from paretune.ask.artifact import Artifact
-from paretune.ask.data import Split, as_array, feeds
+from paretune.ask.data import Split, as_array, feeds, tile
 from paretune.ask.event import Event, Observer
 from paretune.ask.knob import values_of
 from paretune.ask.score import classes, first_tensor
@@ -133,6 +133,7 @@ class Bench:
     companions: list[Subject] = field(default_factory=list)
     seconds: float = 0.0
     _children: dict[tuple[str, int], Child] = field(default_factory=dict)
+    _row_s: dict[str, float] = field(default_factory=dict)
     _scratch: Path | None = None
     _feeds: dict[tuple[str, int, str], Feed] = field(default_factory=dict)
 
@@ -145,6 +146,7 @@ class Bench:
             If the subject cannot be opened, dies, hangs or answers nonsense.
         """
         runs = {batch: self._latency(subject, sample, batch, plan) for batch in batches}
+        self._row_s[subject.id] = max(float(np.median(run.blocks[-1])) / run.batch for run in runs.values()) / 1e3
         artifact = subject.artifact
         return Measurement(subject.id, artifact.size_bytes, artifact.parameters, artifact.macs, runs)
 
@@ -263,12 +265,15 @@ class Bench:
     def _answer(self, subject: Subject, split: Split, batch: int, into: Path) -> None:
         feed = self._feed(split, subject.artifact, batch)
         out = into / "outputs"
-        outputs = self._child(subject, batch).infer(feed, out, timeout_s=300 + 2.0 * len(split))
+        # without a measured pace (answers alone were asked) two seconds an example are the most that is waited for
+        patience_s = 300 + 20 * len(split) * self._row_s.get(subject.id, 0.1)
+        outputs = self._child(subject, batch).infer(feed, out, patience_s)
         if subject not in self.companions:
             self._drop(subject, batch)
         collected: dict[str, list[Array]] = {name: [] for name in self.scores}
         compared, confidence = [], []
-        for arrays, part in zip(outputs, split.batches(batch), strict=True):
+        for whole, part in zip(outputs, split.batches(batch), strict=True):
+            arrays = tuple(array[: len(part)] for array in whole)
             for name, score in self.scores.items():
                 collected[name].append(self._score(name, score, arrays, part.labels, subject.artifact))
             answer = first_tensor(as_returned(arrays, subject.artifact))
@@ -316,7 +321,7 @@ class Bench:
             batches = feeds(part, artifact, batch)
             whole = (arrays for arrays in batches if limit is None or len(arrays[0]) == min(batch, len(part)))
             if limit is not None and len(part) < batch:
-                whole = (tuple(_tile(array, batch) for array in arrays) for arrays in whole)
+                whole = (tuple(tile(array, batch) for array in arrays) for arrays in whole)
             self._feeds[key] = Feed.write(whole, root)
         return self._feeds[key]
 
@@ -380,11 +385,6 @@ def _confidence(answers: Array, compared: Array) -> Array:
     return means
 
 
-def _tile(array: Array, batch: int) -> Array:
-    tiled: Array = np.concatenate([array] * -(-batch // len(array)))
-    return tiled[:batch]
-
-
 def _run_of(value: dict[str, Any]) -> BatchRun:
     value["blocks"] = tuple(map(tuple, value["blocks"]))
     value["beside"] = {name: tuple(map(tuple, blocks)) for name, blocks in value["beside"].items()}
@@ -392,8 +392,14 @@ def _run_of(value: dict[str, Any]) -> BatchRun:
 
 
 def _fingerprint(score: Callable[..., Any]) -> str:
+    """Code and plain captured values of a score, so that a changed one is not answered from the store."""
+    inner = getattr(score, "func", score)
     try:
-        text = inspect.getsource(score)
+        text = inspect.getsource(inner)
     except (OSError, TypeError):
-        text = getattr(score, "__qualname__", type(score).__qualname__)
-    return hashlib.sha256(text.encode()).hexdigest()
+        text = getattr(inner, "__qualname__", type(inner).__qualname__)
+    cells = [cell.cell_contents for cell in getattr(inner, "__closure__", None) or ()]
+    given = [*getattr(score, "args", ()), *sorted(getattr(score, "keywords", {}).items()), *cells]
+    given += [getattr(inner, "__defaults__", None), getattr(inner, "__kwdefaults__", None)]
+    plain = [repr(value) for value in given if isinstance(value, str | int | float | bool | tuple | list | dict)]
+    return hashlib.sha256(json.dumps([text, plain]).encode()).hexdigest()

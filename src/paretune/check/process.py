@@ -165,7 +165,7 @@ class Child:
     def time(self, feed: Feed, seconds: float, count: int, warm_s: float, warm_count: int = 2) -> dict[str, Any]:
         """One block of latencies; see :meth:`paretune.check.child._Session.time`."""
         return self.call(
-            "time", 120 + 20 * seconds, feed=str(feed.root), seconds=seconds, count=count,
+            "time", 120 + 20 * seconds + 20 * count, feed=str(feed.root), seconds=seconds, count=count,
             warm_s=warm_s, warm_count=warm_count,
         )  # fmt: skip
 

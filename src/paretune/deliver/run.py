@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -47,6 +48,8 @@ def start(out: Path | None, name: str, resume: bool) -> Path:
         # found out now, not after ten minutes of work
         write_whole(out / ".writable", b"")
         (out / ".writable").unlink()
+    for leftover in [*out.glob(f".{BUNDLE}.*"), *out.glob(f".{BASELINE}.*")]:  # of a run that was killed while packing
+        shutil.rmtree(leftover, ignore_errors=True)
     return out
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from paretune.ask.budget import Budget
-from paretune.check.front import front
+from paretune.check.front import Front, front
 from paretune.check.verdict import Finding, Verdict
 from paretune.deliver.trial import Trial
 
@@ -16,6 +17,16 @@ def best_of(trials: Sequence[Trial], targets: Sequence[str]) -> Trial | None:
     """The confirmed candidate with the highest merit among those that meet; never one slower than the baseline."""
     able = [trial for trial in trials if _meets(trial, targets)]
     return max(able, key=lambda trial: trial.confirmed.merit.value if trial.confirmed else 0.0, default=None)
+
+
+def _front(trials: Sequence[Trial]) -> Front:
+    """All are compared on the ranking data, which all have; speed counts as confirmed, where it was."""
+    ranked = [
+        replace(trial.ranked, merit=trial.confirmed.merit if trial.confirmed else trial.ranked.merit)
+        for trial in trials
+        if trial.ranked is not None
+    ]
+    return front(ranked)
 
 
 def best_by_batch(trials: Sequence[Trial], targets: Sequence[str], batches: Sequence[int]) -> dict[str, str]:
@@ -50,7 +61,7 @@ def explain(
     targets: Sequence[str],
 ) -> None:
     """Say of every candidate why it is not the best; marks the front."""
-    members = set(front([trial.ranked for trial in trials if trial.ranked is not None]).ids)
+    members = set(_front(trials).ids)
     for trial in trials:
         trial.in_front = trial.id in members
         if trial is best or trial.role == "baseline":
@@ -143,7 +154,7 @@ def document(
     by_batch = best_by_batch(trials, targets, batches)
     explain(trials, best, by_batch, stopped_at, targets)
     close, why_none = (None, None) if best else nearest(trials, targets)
-    ordered = front([trial.ranked for trial in trials if trial.ranked is not None])
+    ordered = _front(trials)
     baseline = next(trial for trial in trials if trial.role == "baseline")
     reference = next((trial.id for trial in trials if trial.role == "reference"), None)
     objective = budget.objective

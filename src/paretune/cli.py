@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json as json_
+import os
 import sys
 import tomllib
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 
@@ -26,6 +29,7 @@ app = typer.Typer(
     "1 anything else.",
 )
 MEETS_NONE = 3
+INTERRUPTED = 130  # what typer makes of Ctrl-C
 DEMO_TARGETS = ["onnxruntime", "openvino", "torch"]
 
 
@@ -53,13 +57,18 @@ def _configure(context: typer.Context, path: Path | None) -> Path | None:
     values = {key: value for key, value in document.items() if key not in tables} | (
         own if isinstance(own, dict) else {}
     )
-    known = {parameter.name for parameter in context.command.params}
+    own_parameters = {str(parameter.name): parameter for parameter in context.command.params}
+    commands = getattr(context.parent.command, "commands", {}) if context.parent else {}
+    elsewhere = {parameter.name for command in commands.values() for parameter in command.params}
     found: dict[str, Any] = {}
     for key, value in values.items():
         name = key.replace("-", "_")
-        if name not in known:
+        if name not in own_parameters:
+            if key in document and name in elsewhere:
+                continue  # one file serves several commands
             raise CallError(f"{context.info_name} has no setting {key!r}", where=str(path), do="see --help")
-        found[name] = ",".join(map(str, value)) if isinstance(value, list) else value
+        several = getattr(own_parameters[name], "multiple", False)
+        found[name] = ",".join(map(str, value)) if isinstance(value, list) and not several else value
     context.default_map = {**found, **(context.default_map or {})}
     return path
 
@@ -327,19 +336,55 @@ def _optimize(work: Any, json: bool, out: Path | None, **options: Any) -> None:
         result.print(terminal.table(found.result))
         words.print(f"report: {found.report}", markup=False, soft_wrap=True)
         if found.best is not None:
-            words.print(f"bundle: {found.root / 'bundle'}", markup=False, soft_wrap=True)
+            words.print(
+                f"bundle: {found.root / 'bundle'}" if found.result.get("bundle") else "no bundle could be written",
+                markup=False,
+                soft_wrap=True,
+            )
     if found.best is None:
         raise typer.Exit(MEETS_NONE)
 
 
+_document: list[TextIO] = []
+"""Where a document goes while stdout is kept for it."""
+
+
 def _print(document: Any) -> None:
-    sys.stdout.write(json_.dumps(document, indent=1) + "\n")
+    out = _document[-1] if _document else sys.stdout
+    out.write(json_.dumps(document, indent=1) + "\n")
+    out.flush()
+
+
+@contextlib.contextmanager
+def _stdout_for_the_document(json: bool) -> Iterator[None]:
+    """With ``--json``, whatever else is printed (by a user's workload, or by a runtime's C++) goes to stderr."""
+    if not json:
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            whole = sys.stdout.fileno() == 1
+        except (OSError, ValueError):  # not a real one
+            whole = False
+        if whole:
+            sys.stdout.flush()
+            kept = os.dup(1)
+            _document.append(stack.enter_context(os.fdopen(kept, "w", encoding="utf-8")))
+            os.dup2(2, 1)
+            stack.callback(os.dup2, kept, 1)
+        else:
+            _document.append(sys.stdout)
+        stack.callback(_document.pop)
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; a user's mistake ends in one line, never in a traceback (except with ``--debug``)."""
     given = sys.argv[1:] if arguments is None else arguments
-    sys.exit(_guarded(lambda: app(args=given), "--debug" in given))
+    with _stdout_for_the_document("--json" in given):
+        code = _guarded(lambda: app(args=given), "--debug" in given)
+    sys.exit(code)
 
 
 def _guarded(run: Callable[[], Any], debug: bool) -> int:
@@ -347,16 +392,17 @@ def _guarded(run: Callable[[], Any], debug: bool) -> int:
         run()
         return 0
     except SystemExit as error:  # usage errors are told by typer
-        return error.code if isinstance(error.code, int) else int(error.code is not None)
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+        return 1 if code == INTERRUPTED else code
     except KeyboardInterrupt:
         return _complain("interrupted", 1)
     except ParetuneError as error:
         if debug:
-            raise
+            traceback.print_exc()
         return _complain(str(error), error.exit_code)
     except Exception as error:
         if debug:
-            raise
+            traceback.print_exc()
         text = " ".join(str(error).split())[:300]
         return _complain(f"something unforeseen: {type(error).__name__}: {text} — --debug shows where", 1)
 

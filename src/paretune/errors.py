@@ -73,7 +73,13 @@ class BuildError(ParetuneError):
 
 
 class MeasureError(ParetuneError):
-    """A child process crashed, hung or answered nonsense; a finding on the candidate, not the end of a run."""
+    """A child process crashed, hung or answered nonsense; a finding on the candidate, not the end of a run.
+
+    ``passing`` says that it may be the moment's fault and not the candidate's (no answer in time, killed from outside,
+    another process failed): it is not remembered, and a resumed run tries again.
+    """
+
+    passing = False
 
 
 class OutputError(ParetuneError):

@@ -124,6 +124,7 @@ def headline(result: Mapping[str, Any]) -> Text:
     drops = ", ".join(
         f"{name} drop {drop['value']:+.2f} {drop['unit']} ({drop['low']:+.2f} … {drop['high']:+.2f})"
         for name, drop in best["drops"].items()
+        if None not in (drop["value"], drop["low"], drop["high"])
     )
     size = best["size_bytes"] / result["baseline"]["size_bytes"]
     asked = result["budget"]["text"] or "no limits"

@@ -27,7 +27,7 @@ def verdict(name: str, risk: float, merit: float, pace: float, speeds: tuple[flo
     speedups = {batch: point(speed) for batch, speed in zip(BATCHES, speeds, strict=True)}
     measurement = Measurement(name, 1, 1, 1, {})
     return Verdict(
-        name, ruling, (), point(merit), point(pace), speedups, {}, {}, {}, {}, None, risk, None, measurement
+        name, ruling, (), point(merit), point(pace), pace > 1, speedups, {}, {}, {}, {}, None, risk, None, measurement
     )  # fmt: skip
 
 
@@ -90,9 +90,10 @@ def test_finalists_are_able_and_ordered(given_: list[Verdict], most: int) -> Non
     assert bool(chosen) == bool(able)
     if not able:
         return
-    best = max(one.merit.value for one in able)
-    assert max(one.merit.value for one in chosen) == best, "the best by merit always has its chance"
-    if most >= 3:
+    assert chosen[0].risk == min(one.risk for one in able), "the safest always has its chance"
+    if most >= 2:
+        assert max(one.merit.value for one in chosen) == max(one.merit.value for one in able), "and so has the best"
+    if most >= 4:
         for place, batch in enumerate(BATCHES):
             fastest = max(one.speedups[batch].value for one in able)
             assert max(one.speedups[batch].value for one in chosen) == fastest, place

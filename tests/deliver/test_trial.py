@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,8 @@ def test_a_ranked_trial_is_not_tested_unless_it_breaks() -> None:
     for limit, said in (("p50<=2ms", "not tested"), ("p50<=0.1ms", "breaks")):
         trial.ranked = judge(measured, measured, Budget.parse(limit), "ranking")
         assert plain(trial)["verdict"] == said
-    trial.confirmed = judge(measured, measured, Budget.parse("p50<=2ms, drop<=50pp"), "ranking")
+    anew = replace(measured, answers={"heldout": replace(given, data="heldout")})
+    trial.confirmed = judge(anew, anew, Budget.parse("p50<=2ms, drop<=50pp"), "heldout")
     told = plain(trial)
     assert (told["verdict"], told["confirmed"]) == ("meets", True)
     assert told["drops"]["accuracy"].keys() == {"value", "low", "high", "unit"}

@@ -70,6 +70,8 @@ class Objective:
     def text(self) -> str:
         if self.name == "speedup":
             return "highest p50 speed-up (geometric mean over the batch sizes)"
+        if self.name == "drop":
+            return "answers closest to the original's"
         at = f" at batch {self.batch}" if self.batch is not None else ""
         return f"{'highest' if self.name == 'throughput' else 'lowest'} {self.name}{at}"
 

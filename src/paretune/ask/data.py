@@ -71,6 +71,10 @@ class Examples:
     def __len__(self) -> int:
         return len(self._order)
 
+    def forget(self) -> None:
+        """Drop what was decoded: it is read again when asked for."""
+        self._items = {}
+
     def item(self, index: int) -> Any:
         """The decoded item; with the default collate its leaves are numpy arrays."""
         if index not in self._items:

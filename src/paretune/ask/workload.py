@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import difflib
 import importlib
 import importlib.util
@@ -135,6 +136,14 @@ def _doubts(ranking: Split, heldout: Split, seed: int) -> list[str]:
     if shared:
         doubts.append(
             f"{shared} of {len(ranking)} examined training examples also stand in held-out: accuracy there is flattered"
+        )
+    one = Split(ranking.examples, ranking.indices[:1])
+    anew = copy.copy(ranking.examples)
+    anew.forget()
+    if Split(anew, one.indices).digest != one.digest:
+        doubts.append(
+            "reading a training example twice gives two: augmentation moves what the search ranks on, and --resume "
+            "finds no finished step; leave it out of Workload.train"
         )
     # drawn, not the first: held-out data is often sorted by class
     ours, theirs = next(ranking.head(256).batches(256)), next(heldout.take(256, seed).batches(256))

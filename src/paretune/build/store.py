@@ -7,7 +7,6 @@ which is renamed into place when it is complete: an entry is there whole or not 
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -21,6 +20,11 @@ from typing import Any
 
 from paretune.ask.artifact import sha256_of, verify_files
 from paretune.errors import ArtifactError, OutputError
+
+try:
+    import fcntl
+except ImportError:  # Windows: scratch directories are not locked, and what a killed process left is not swept
+    fcntl = None  # type: ignore[assignment]
 
 ENTRY = "entry.json"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -145,6 +149,8 @@ class Store:
 
     def sweep(self) -> None:
         """Remove what killed processes left half-written; what a living one works on stays."""
+        if fcntl is None:
+            return
         for leftover in (self.root / "scratch").glob("*-*"):
             with suppress(OSError):
                 handle = os.open(leftover, os.O_RDONLY | os.O_DIRECTORY)
@@ -163,6 +169,8 @@ def _hold(place: Path) -> bool:
 
     A lock and not the process's number: numbers come again, and mean nothing to another container on the same disk.
     """
+    if fcntl is None:
+        return True
     for gone in [held for held in list(_HELD) if not held.is_dir()]:
         with suppress(KeyError):  # another thread was quicker
             os.close(_HELD.pop(gone))
@@ -175,8 +183,10 @@ def _hold(place: Path) -> bool:
 
 
 def _sync(directory: Path) -> None:
+    # a directory can be opened, and flushed, only where there is O_DIRECTORY
+    directories = hasattr(os, "O_DIRECTORY")
     for path in (*directory.rglob("*"), directory):
-        if path.is_file() or path.is_dir():
+        if path.is_file() or (directories and path.is_dir()):
             handle = os.open(path, os.O_RDONLY)
             try:
                 os.fsync(handle)

@@ -59,13 +59,13 @@ def finalists(verdicts: Sequence[Verdict], batches: Sequence[int], most: int = F
     """Who is confirmed on held-out data, ordered beforehand from the safest answers to the fastest.
 
     Taken are candidates faster than the baseline that break no limit on the ranking data and are not dominated in
-    (risk, merit, speed at any batch size). When there are more than ``most``, the best at each batch size and by merit
-    stay, and the rest are taken evenly along the order.
+    (risk, merit, speed at any batch size). When there are more than ``most``, the safest, the best by merit and at each
+    batch size stay, and the rest are taken evenly along the order.
     """
     able = [
         verdict
         for verdict in verdicts
-        if verdict.verdict != "breaks" and verdict.pace.value > 1 and not math.isnan(verdict.risk)
+        if verdict.verdict != "breaks" and verdict.improves and not math.isnan(verdict.risk)
     ]
     points = {
         verdict.id: (verdict.risk, -verdict.merit.value, *(-verdict.speedups[batch].value for batch in batches))
@@ -76,10 +76,10 @@ def finalists(verdicts: Sequence[Verdict], batches: Sequence[int], most: int = F
     if len(kept) <= most:
         return kept
     fastest = [max(kept, key=lambda verdict, b=batch: verdict.speedups[b].value).id for batch in batches]  # type: ignore[misc]
-    first = [max(kept, key=lambda verdict: verdict.merit.value).id, *fastest]
+    # the safest first of all: whatever else fails, it most likely stands
+    first = [kept[0].id, max(kept, key=lambda verdict: verdict.merit.value).id, *fastest]
     stay = set(list(dict.fromkeys(first))[:most])
     rest = [verdict.id for verdict in kept if verdict.id not in stay]
     room = most - len(stay)
-    step = len(rest) / room if room else 0
-    stay |= {rest[int(number * step)] for number in range(room)}
+    stay |= {rest[(number + 1) * len(rest) // (room + 1)] for number in range(room)}
     return [verdict for verdict in kept if verdict.id in stay]

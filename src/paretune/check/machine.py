@@ -31,6 +31,22 @@ def available_cpus() -> list[int]:
     return list(range(os.cpu_count() or 1))
 
 
+def spread_cpus() -> list[int]:
+    """The available CPUs, one of each physical core first, then their hyper-threads (Linux)."""
+    cpus = available_cpus()
+    seen: set[str] = set()
+    first: list[int] = []
+    rest: list[int] = []
+    for cpu in cpus:
+        try:
+            core = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text().strip()
+        except OSError:
+            core = str(cpu)
+        (rest if core in seen else first).append(cpu)
+        seen.add(core)
+    return first + rest
+
+
 def default_threads() -> int:
     """One thread for every physical core that this process may use."""
     physical = psutil.cpu_count(logical=False) or os.cpu_count() or 1

@@ -9,7 +9,7 @@ import inspect
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -167,7 +167,7 @@ class Bench:
         )  # fmt: skip
         place = self._step("answers", subject, key, lambda into: self._answer(subject, split, batch, into))
         with np.load(place / "answers.npz", allow_pickle=False) as saved:
-            scores = {name: saved[f"score_{position}"] for position, name in enumerate(self.scores)}
+            scores = {name: saved[f"score_{sorted(self.scores).index(name)}"] for name in self.scores}
             return Answers(scores, saved["compared"], saved["confidence"], data)
 
     def close(self) -> None:
@@ -199,8 +199,10 @@ class Bench:
         try:
             make(into)
         except MeasureError as error:
-            if not self._end_failed(subject):
-                raise  # a companion died or hung: that is no finding on this subject, to be remembered
+            guilty = self._end_failed(subject)
+            standing = any(companion.id == subject.id for companion in self.companions)
+            if error.passing or standing or not guilty:
+                raise  # no finding on this subject that is to be remembered
             shutil.rmtree(into)
             into.mkdir()
             (into / "failed.json").write_text(json.dumps({"what": error.what, "where": error.where, "do": error.do}))
@@ -231,9 +233,13 @@ class Bench:
         return _run_of(json.loads((place / "latency.json").read_text()))
 
     def _interleave(self, subject: Subject, beside: list[Subject], sample: Split, batch: int, plan: Plan) -> BatchRun:
-        feed = self._feed(sample, subject.artifact, batch, limit=FEED_BATCHES)
         child = self._child(subject, batch)
-        children = {subject.id: child, **{companion.id: self._child(companion, batch) for companion in beside}}
+        children = {subject.id: child}
+        feeds_ = {subject.id: self._feed(sample, subject.artifact, batch, limit=FEED_BATCHES)}
+        for companion in beside:
+            feeds_[companion.id] = self._feed(sample, companion.artifact, batch, limit=FEED_BATCHES)
+            with _blameless():
+                children[companion.id] = self._child(companion, batch)
         blocks: dict[str, list[tuple[float, ...]]] = {name: [] for name in children}
         elapsed = 0.0
         random = np.random.default_rng([self.seed, batch])
@@ -242,7 +248,8 @@ class Bench:
                 for round_number in range(plan.rounds + 1):
                     for name in random.permutation(list(children)):
                         count = plan.count if name == subject.id else plan.beside
-                        block = children[name].time(feed, plan.seconds, count, warm_s=0.02)
+                        with contextlib.nullcontext() if name == subject.id else _blameless():
+                            block = children[name].time(feeds_[name], plan.seconds, count, warm_s=0.02)
                         # the first round only brings caches, allocators and clocks to their pace
                         if round_number:
                             blocks[name].append(tuple(block["latencies_ms"]))
@@ -274,11 +281,13 @@ class Bench:
         compared, confidence = [], []
         for whole, part in zip(outputs, split.batches(batch), strict=True):
             arrays = tuple(array[: len(part)] for array in whole)
-            for name, score in self.scores.items():
-                collected[name].append(self._score(name, score, arrays, part.labels, subject.artifact))
             answer = first_tensor(as_returned(arrays, subject.artifact))
             compared.append(_compared(answer, part.labels))
             confidence.append(_confidence(answer, compared[-1]))
+            if not np.isfinite(confidence[-1]).all():
+                continue  # refused below; a score need not cope with it
+            for name, score in self.scores.items():
+                collected[name].append(self._score(name, score, arrays, part.labels, subject.artifact))
         shutil.rmtree(out)
         wrong = int((~np.isfinite(np.concatenate(confidence))).sum())
         if wrong:
@@ -286,8 +295,9 @@ class Bench:
                 f"answers are not finite for {wrong} of {len(split)} examples", where=subject.target.name,
                 do="look for an overflow: a wider precision may help",
             )  # fmt: skip
-        saved = {f"score_{position}": np.concatenate(collected[name]) for position, name in enumerate(self.scores)}
-        saved |= {"compared": np.concatenate(compared), "confidence": np.concatenate(confidence)}
+        columns = enumerate(sorted(self.scores))
+        saved = {f"score_{position}": np.concatenate(collected[name]) for position, name in columns}
+        saved |= {"compared": _concatenated(compared), "confidence": np.concatenate(confidence)}
         np.savez(into / "answers.npz", **saved)  # type: ignore[arg-type]
 
     def _score(
@@ -313,7 +323,7 @@ class Bench:
         return found.reshape(-1)
 
     def _feed(self, split: Split, artifact: Artifact, batch: int, limit: int | None = None) -> Feed:
-        layout = json.dumps([spec.name for spec in artifact.inputs])
+        layout = json.dumps([dataclasses.astuple(spec) for spec in artifact.inputs])
         key = (f"{split.digest}:{limit}", batch, layout)
         if key not in self._feeds:
             part = split if limit is None else split.head(limit * batch)
@@ -366,6 +376,27 @@ def _plain(values: Any, where: str) -> Array | None:
     return None
 
 
+@contextlib.contextmanager
+def _blameless() -> Iterator[None]:
+    """A companion's failure is not the subject's."""
+    try:
+        yield
+    except MeasureError as error:
+        error.passing = True
+        raise
+
+
+def _concatenated(parts: list[Array]) -> Array:
+    """Batches end to end; axes that differ in length (texts padded batch by batch) are filled up with -1."""
+    shape = np.max([part.shape[1:] for part in parts], axis=0).astype(int)
+    filled = [
+        np.pad(part, [(0, 0), *((0, want - have) for want, have in zip(shape, part.shape[1:], strict=True))],
+               constant_values=-1)
+        for part in parts
+    ]  # fmt: skip
+    return np.concatenate(filled)
+
+
 def _compared(answers: Array, labels: Any) -> Array:
     labels = np.asarray(labels)
     binary = answers.ndim == 1 or (answers.ndim == 2 and answers.shape[1] == 1)
@@ -398,6 +429,12 @@ def _fingerprint(score: Callable[..., Any]) -> str:
         text = inspect.getsource(inner)
     except (OSError, TypeError):
         text = getattr(inner, "__qualname__", type(inner).__qualname__)
+    if not inspect.isroutine(inner):  # a callable object: its class and its attributes
+        with contextlib.suppress(OSError, TypeError):
+            text = inspect.getsource(type(inner))
+        text += repr(sorted(getattr(inner, "__dict__", {}).items(), key=str))
+    elif hasattr(inner, "__self__"):
+        text += repr(sorted(getattr(inner.__self__, "__dict__", {}).items(), key=str))
     cells = [cell.cell_contents for cell in getattr(inner, "__closure__", None) or ()]
     given = [*getattr(score, "args", ()), *sorted(getattr(score, "keywords", {}).items()), *cells]
     given += [getattr(inner, "__defaults__", None), getattr(inner, "__kwdefaults__", None)]

@@ -23,7 +23,7 @@ from paretune.ask.artifact import Artifact
 from paretune.ask.knob import values_of
 from paretune.ask.target import Target
 from paretune.check.feed import Arrays, Feed
-from paretune.check.machine import available_cpus
+from paretune.check.machine import spread_cpus
 from paretune.errors import MeasureError
 
 _MALLOC = {
@@ -82,13 +82,14 @@ class Child:
         self.open_s = float(opened["seconds"])
 
     def _start(self, threads: int) -> None:
-        cpus = available_cpus()[:threads] if sys.platform == "linux" else []
+        cpus = spread_cpus()[:threads] if sys.platform == "linux" else []
         environment = {
             **os.environ,
             **_MALLOC,
             "OMP_NUM_THREADS": str(threads),
             "PYTHONPATH": os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path),
             "PYTHONUNBUFFERED": "1",
+            "TMPDIR": str(self._private),  # what a runtime leaves there goes when the child goes
         }
         self._errors = (self._private / "stderr").open("wb")
         command = [sys.executable, "-m", "paretune.check.child", ",".join(map(str, cpus)), str(os.getpid())]
@@ -137,13 +138,15 @@ class Child:
                 line = ""
             except queue.Empty:
                 self.close()
-                raise MeasureError(
-                    f"hangs: no answer to {command!r} within {timeout_s:.0f} s", where=self.target.name
-                ) from None
+                late = MeasureError(f"hangs: no answer to {command!r} within {timeout_s:.0f} s", where=self.target.name)
+                late.passing = True
+                raise late from None
         if not line.endswith("\n"):  # nothing, or half an answer
-            words = self._last_words(command)
+            died = MeasureError(self._last_words(command), where=self.target.name)
+            # the system's way of ending what takes too much memory
+            died.passing = self._process.poll() == -9
             self.close()
-            raise MeasureError(words, where=self.target.name)
+            raise died
         answer: dict[str, Any] = json.loads(line)
         if not answer.pop("ok"):
             raise MeasureError(f"{command} failed: {answer['error']}", where=self.target.name)

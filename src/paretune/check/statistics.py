@@ -62,13 +62,16 @@ def percentile(blocks: Blocks, q: float, confidence: float = 0.95, seed: int = 0
     return Estimate(value, min(low, value), max(high, value))
 
 
-def speedup_draws(baseline: Blocks, trial: Blocks, seed: int = 0) -> tuple[float, Array]:
-    """Baseline p50 over trial p50, and its bootstrap distribution over rounds (those of both are kept together)."""
+def speedup_draws(baseline: Blocks, trial: Blocks, seed: int = 0, q: float = 0.5) -> tuple[float, Array]:
+    """Baseline over trial latency at quantile ``q``, and its bootstrap distribution over rounds.
+
+    A round of the one is drawn together with the same round of the other.
+    """
     rounds = min(len(baseline), len(trial))
     baseline, trial = baseline[:rounds], trial[:rounds]
-    value = float(np.median(np.concatenate(baseline)) / np.median(np.concatenate(trial)))
+    value = float(np.quantile(np.concatenate(baseline), q) / np.quantile(np.concatenate(trial), q))
     # the same seed picks the same rounds for both
-    draws = [np.median(_resampled(_thin(blocks), seed), axis=1) for blocks in (baseline, trial)]
+    draws = [np.quantile(_resampled(_thin(blocks), seed), q, axis=1) for blocks in (baseline, trial)]
     return value, draws[0] / draws[1]
 
 

@@ -37,9 +37,10 @@ class Verdict:
     """What is true of one subject, next to the baseline, at the budget's confidence.
 
     ``verdict`` is ``breaks`` if any limit breaks, ``meets`` if all meet. ``merit`` is the objective as a ratio to the
-    baseline, higher is better; ``pace`` the geometric mean of the p50 speed-ups over all batch sizes (what is slower
-    than the baseline is never called best); ``risk`` how far its answers are from the original's: 0 for the same
-    answers, NaN when it gave none; ``data`` names the examples that drops and agreement come from.
+    baseline, higher is better; ``pace`` the geometric mean of the p50 speed-ups over all batch sizes; ``improves`` is
+    false for what is slower than the baseline, over all or by the objective, and is never called best; ``risk`` is how
+    far its answers are from the original's: 0 for the same answers, NaN when it gave none; ``data`` names the examples
+    that drops and agreement come from.
     """
 
     id: str
@@ -47,6 +48,7 @@ class Verdict:
     findings: tuple[Finding, ...]
     merit: Estimate
     pace: Estimate
+    improves: bool
     speedups: Mapping[int, Estimate]
     reference_speedups: Mapping[int, Estimate]
     scores: Mapping[str, Estimate]
@@ -90,12 +92,15 @@ def judge(
     )
     rulings = {finding.verdict for finding in findings}
     ruling: Ruling = "breaks" if "breaks" in rulings else "undecided" if "undecided" in rulings else "meets"
+    pace = _pace(speed, list(speed), level)
+    merit = _merit(baseline, trial, budget, speed, agreement, seed)
     return Verdict(
         id=trial.id,
         verdict=ruling,
         findings=findings,
-        merit=_merit(baseline, trial, budget, speed, agreement),
-        pace=_pace(speed, list(speed), level),
+        merit=merit,
+        pace=pace,
+        improves=pace.value > 1 and (budget.objective.name in ("size", "memory", "drop") or merit.value > 1),
         speedups={batch: from_draws(*found, level) for batch, found in speed.items()},
         reference_speedups=beside,
         scores=scores,
@@ -128,12 +133,10 @@ def _risk(ours: Answers | None, theirs: Answers | None, agreement: Estimate | No
     return changed + float(np.abs(ours.confidence - theirs.confidence).mean())
 
 
-def _speedup(baseline: Measurement, run: BatchRun, name: str, seed: int) -> tuple[float, Any]:
-    if name in run.beside:
-        return speedup_draws(run.beside[name], run.blocks, seed)
-    # the baseline beside itself
-    own = baseline.runs[run.batch].blocks
-    return speedup_draws(own, run.blocks, seed)
+def _speedup(baseline: Measurement, run: BatchRun, name: str, seed: int, q: float = 0.5) -> tuple[float, Any]:
+    # the baseline has none beside it but itself
+    beside = run.beside[name] if name in run.beside else baseline.runs[run.batch].blocks
+    return speedup_draws(beside, run.blocks, seed, q)
 
 
 def _accuracy(
@@ -160,6 +163,7 @@ def _merit(
     budget: Budget,
     speed: Mapping[int, tuple[float, Any]],
     agreement: Estimate | None,
+    seed: int,
 ) -> Estimate:
     name, batch = budget.objective.name, budget.objective.batch
     if name == "size":
@@ -168,21 +172,24 @@ def _merit(
     if name == "drop":
         return agreement or Estimate(math.nan, math.nan, math.nan)
     runs = [number for number in speed if batch in (None, number)]
-    if name in ("speedup", "p50"):
-        return _pace(speed, runs, budget.confidence)
-    ratios = []
-    for number in runs:
-        a, b = baseline.runs[number], trial.runs[number]
-        if name == "throughput":
-            ratios.append(b.rows_per_s / a.rows_per_s)
-        elif name == "memory":
-            ratios.append((a.peak_bytes or math.nan) / (b.peak_bytes or math.nan))
-        else:
-            q = int(name[1:]) / 100
-            pair = [np.quantile(np.concatenate(run.blocks), q) for run in (a, b)]
-            ratios.append(float(pair[0] / pair[1]))
-    ratio = math.exp(float(np.mean(np.log(ratios))))
-    return Estimate(ratio, ratio, ratio)
+    if name == "memory":
+        peaks = [(baseline.runs[number].peak_bytes, trial.runs[number].peak_bytes) for number in runs]
+        logs = [math.log(ours / theirs) for ours, theirs in peaks if ours and theirs]
+        ratio = math.exp(float(np.mean(logs))) if logs else math.nan
+        return Estimate(ratio, ratio, ratio)
+    if name in ("p90", "p95", "p99"):
+        q = int(name[1:]) / 100
+        speed = {number: _speedup(baseline, trial.runs[number], baseline.id, seed, q) for number in runs}
+    elif name == "throughput":
+        speed = {number: _rate_ratio(speed[number], trial.runs[number]) for number in runs}
+    return _pace(speed, runs, budget.confidence)
+
+
+def _rate_ratio(speed: tuple[float, Any], run: BatchRun) -> tuple[float, Any]:
+    """Throughput over the baseline's: the ratio of latencies, times how many callers were answered at once."""
+    mean_ms = float(np.mean(np.concatenate([np.asarray(block) for block in run.blocks])))
+    at_once = run.rows_per_s * mean_ms / 1e3 / run.batch
+    return speed[0] * at_once, speed[1] * at_once
 
 
 def _findings(

@@ -65,6 +65,12 @@ class Bundle:
             raise ArtifactError(f"{name} does not open form {artifact.form}", where=str(root / MANIFEST))
         return cls(root, artifact, make(kind, options, name), manifest)
 
+    def attach(self, report: str) -> None:
+        """Put ``report.html`` into the bundle and its digest into the manifest."""
+        write_whole(self.root / "report.html", report)
+        files = {**self.manifest["files"], "report.html": sha256_of(self.root / "report.html")}
+        write_whole(self.root / MANIFEST, json.dumps({**self.manifest, "files": files}, indent=1))
+
     @property
     def subject(self) -> Subject:
         """What can be measured."""

@@ -186,6 +186,11 @@ class Run:
         entry = self.choice(name).entry
         if entry["status"] != "built" or not entry["runs"]:
             raise CallError(f"candidate {name} was not built: {entry['error'] or entry['why']}", where=str(self.root))
+        if entry["id"] == self.result["best"] and (self.root / BUNDLE).is_dir():
+            Bundle.open(self.root / BUNDLE)
+            with writing(into):
+                shutil.copytree(self.root / BUNDLE, into)
+            return Bundle.open(into)
         candidate = Candidate.of(
             {"recipe": entry["recipe"], "target": {"name": entry["target"], "options": entry["settings"]}}
         )

@@ -47,9 +47,9 @@ def _meets(trial: Trial, targets: Sequence[str]) -> bool:
         trial.role != "baseline"
         and trial.candidate.target.name in targets
         and confirmed is not None
-        and confirmed.data is not None
+        and confirmed.data == "heldout"
         and confirmed.verdict == "meets"
-        and confirmed.pace.value > 1
+        and confirmed.improves
     )
 
 

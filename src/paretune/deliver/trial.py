@@ -19,7 +19,11 @@ from paretune.check.verdict import Verdict
 
 @dataclass(eq=False)
 class Trial:
-    """One candidate of a run. ``ranked`` is its verdict on the ranking data, ``confirmed`` that on held-out data."""
+    """One candidate of a run.
+
+    ``ranked`` is its verdict on the ranking data; ``confirmed`` that on held-out data or, for a finalist that failed a
+    limit other than the drop when it was measured anew, that one (held-out data was then never opened for it).
+    """
 
     candidate: Candidate
     role: Literal["baseline", "reference", "candidate"] = "candidate"
@@ -60,7 +64,7 @@ class Trial:
             "form": artifact.form if artifact else None,
             "precision": artifact.precision if artifact else None,
             "data": verdict.data if verdict else None,
-            "confirmed": self.confirmed is not None and self.confirmed.data is not None,
+            "confirmed": self.confirmed is not None and self.confirmed.data == "heldout",
             "in_front": self.in_front,
             "objective": verdict.merit.describe() if verdict else None,
             "scores": {name: value.describe() for name, value in verdict.scores.items()} if verdict else {},

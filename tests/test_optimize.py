@@ -1,0 +1,182 @@
+"""The loop as a library: several inputs and scores, fixed candidates, what is kept in float, time, and SIGKILL."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import paretune
+from paretune.ask.event import Event
+from paretune.ask.knob import make
+from paretune.ask.plugin import load
+from paretune.build.candidate import Candidate
+from paretune.build.recipe import Recipe
+from paretune.deliver.run import read_log
+from paretune.errors import BudgetError, CallError, RecipeError
+from paretune.optimize import seconds_of
+
+
+class TwoInputs(torch.nn.Module):
+    """Token ids and floats in by name, a dict out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = torch.nn.Embedding(50, 16)
+        self.mixing = torch.nn.Linear(16 + 4, 64)
+        self.head = torch.nn.Linear(64, 3)
+
+    def forward(self, ids: torch.Tensor, features: torch.Tensor) -> dict[str, torch.Tensor]:
+        hidden = torch.cat([self.embedding(ids).mean(1), features], 1)
+        hidden = torch.relu(self.mixing(hidden))
+        return {"logits": self.head(hidden), "hidden": hidden}
+
+
+def two_inputs() -> paretune.Workload:
+    torch.manual_seed(0)
+    net = TwoInputs().eval()
+    random = np.random.default_rng(0)
+    ids = random.integers(0, 50, (1500, 7))
+    features = random.normal(size=(1500, 4)).astype("float32")
+    with torch.inference_mode():
+        labels = net(torch.from_numpy(ids), torch.from_numpy(features))["logits"].argmax(1).numpy()
+    items = [({"ids": i, "features": f}, y) for i, f, y in zip(ids, features, labels, strict=True)]
+
+    def small_hidden(outputs: dict[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
+        assert isinstance(outputs["hidden"], torch.Tensor), "a score sees what the model returns"
+        return 1 / (1 + outputs["hidden"].abs().mean(1))
+
+    scores: dict[str, Any] = {"accuracy": "accuracy", "small": small_hidden}
+    return paretune.Workload("two", net, train=items[:600], heldout=items[600:], score=scores)
+
+
+def candidates(*steps: str, target: str = "onnxruntime", **knobs: Any) -> Candidate:
+    made = [make(load("techniques", step), knobs if step == steps[-1] else {}, step) for step in steps]
+    return Candidate(Recipe(tuple(made)), load("targets", target)())
+
+
+class Heard:
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def on(self, event: Event) -> None:
+        self.events.append(event)
+
+
+def test_several_inputs_and_scores_by_name(tmp_path: Path) -> None:
+    heard = Heard()
+    recipes = [
+        candidates("torch_to_onnx"),
+        candidates("torch_to_onnx", "onnx_to_openvino", target="openvino"),
+        candidates("torch_to_onnx", "onnx_fold", "onnx_int8_dynamic"),
+    ]
+    run = paretune.optimize(
+        two_inputs(), "drop<=1pp, drop.small<=5%", recipes=recipes, targets=["onnxruntime", "openvino"],
+        time="15s", out=tmp_path / "run", observers=[heard],
+    )  # fmt: skip
+    assert run.best is not None, run.why_none
+    assert set(run.best.entry["drops"]) == {"accuracy", "small"}
+    assert run.best.entry["drops"]["small"]["unit"] == "%"
+    assert [
+        spec["name"] for spec in json.loads((run.root / "bundle" / "bundle.json").read_text())["artifact"]["inputs"]
+    ]
+    assert len(run.result["candidates"]) == 3
+    assert "<iframe" in run._repr_html_()
+    kinds = {event.kind for event in heard.events}
+    assert {"stage", "progress", "step", "candidate", "end"} <= kinds
+    saved = run.best.save(tmp_path / "saved")
+    assert saved.artifact.digest == paretune.Bundle.open(tmp_path / "saved").artifact.digest
+    with pytest.raises(CallError, match="exists already"):
+        run.best.save(tmp_path / "saved")
+
+
+def test_what_is_kept_stays_in_float(tmp_path: Path) -> None:
+    import onnx
+
+    recipe = [candidates("torch_to_onnx", "onnx_fold", "onnx_int8_dynamic")]
+    found = {}
+    for keep in ((), ("*mixing*", "*head*", "*linear*", "*Gemm*", "*MatMul*")):
+        run = paretune.optimize(
+            two_inputs(), recipes=recipe, targets=["onnxruntime"], time="30s", heldout_limit=200, keep=keep,
+            out=tmp_path / f"run{len(keep)}",
+        )  # fmt: skip
+        (entry,) = [entry for entry in run.result["candidates"] if entry["id"] == recipe[0].id]
+        found[len(keep)] = entry
+    model = onnx.load(tmp_path / "run0" / found[0]["runs"][0]["artifact"] / "model.onnx")
+    assert any("Integer" in node.op_type for node in model.graph.node)
+    kept = found[5]
+    assert kept["status"] == "failed", "everything was kept: nothing is left to quantise, and that is a finding"
+    assert kept["error"]
+
+
+def test_a_recipe_that_does_not_connect_is_refused(tmp_path: Path) -> None:
+    wrong = candidates("torch_to_onnx", target="openvino")
+    with pytest.raises(RecipeError, match="openvino does not open"):
+        paretune.optimize(two_inputs(), recipes=[wrong], targets=["openvino"], out=tmp_path / "run")
+
+
+def test_a_limit_on_a_score_that_does_not_exist(tmp_path: Path) -> None:
+    with pytest.raises(BudgetError, match="no score 'f1'"):
+        paretune.optimize(two_inputs(), "drop.f1<=1%", out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_short_time_still_ends_with_a_result(tmp_path: Path) -> None:
+    run = paretune.optimize(two_inputs(), "drop<=2pp", targets=["onnxruntime"], time=1, out=tmp_path / "run")
+    assert run.result["stopped"] == "time"
+    assert any("the time was over" in (entry["why"] or "") for entry in run.result["candidates"])
+    assert run.best is not None, "the reference at least was measured, and is confirmed"
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("10m", 600), ("1.5h", 5400), ("2min", 120), (5, 5)])
+def test_lengths_of_time(text: str | int, seconds: float) -> None:
+    assert seconds_of(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-1m", "0s", "10 m 5"])
+def test_what_is_no_length_of_time(text: str) -> None:
+    with pytest.raises(CallError):
+        seconds_of(text)
+
+
+def test_a_killed_run_goes_on_where_it_was(workloads: Path) -> None:
+    told = [candidates("torch_to_onnx"), candidates("torch_to_onnx", "onnx_fold", "onnx_int8_static")]
+    (workloads / "recipe.json").write_text(json.dumps({"candidates": [one.describe() for one in told]}))
+    command = [
+        sys.executable, "-m", "paretune", "optimize", "works.py:good", "--budget", "drop<=5pp", "--recipe",
+        "recipe.json", "--time", "15s", "--out", "run", "--resume",
+    ]  # fmt: skip
+    log = workloads / "run" / "log.jsonl"
+
+    def finished() -> list[str]:
+        events = read_log(workloads / "run") if log.exists() else []
+        return [event["key"] for event in events if event["event"] == "step" and not event["cached"]]
+
+    for steps in (2, 5):
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        deadline = time.monotonic() + 90
+        while len(finished()) < steps and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    done = finished()
+    last = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert last.returncode == 0, last.stderr
+    after = finished()
+    assert after[: len(done)] == done
+    assert len(after) == len(set(after)), "a finished step was repeated"
+    run = paretune.Run.open(workloads / "run")
+    assert run.best is not None
+    assert paretune.Bundle.open(workloads / "run" / "bundle").artifact.digest
+    assert not list((workloads / "run" / "store" / "scratch").iterdir()), "what the killed runs left was swept"

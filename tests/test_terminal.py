@@ -1,0 +1,92 @@
+"""What a person sees, rendered at a fixed width and read back."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from paretune import terminal
+from paretune.ask.event import Event
+
+RESULT = json.loads((Path(__file__).parent / "deliver" / "result_example.json").read_text())
+
+
+def shown(what: Any, width: int = 200) -> str:
+    page = io.StringIO()
+    Console(file=page, width=width, highlight=False).print(what)
+    return page.getvalue()
+
+
+def test_the_table_leads_with_the_original_and_marks_the_best() -> None:
+    rows = terminal.leading(RESULT)
+    assert rows[0]["id"] == RESULT["baseline"]["id"]
+    assert rows[1]["id"] == RESULT["reference"]
+    assert rows[2]["id"] == RESULT["best"]
+    text = shown(terminal.table(RESULT))
+    assert f"meets {RESULT['budget']['text']}" in text
+    for batch in RESULT["batches"]:
+        assert f"p50@{batch}" in text
+
+
+def test_nothing_meets_says_which_limit_binds() -> None:
+    none = {**RESULT, "best": None, "why_none": "p95<=5ms binds, 40 % past it"}
+    assert "p95<=5ms binds" in shown(terminal.headline(none))
+
+
+def test_a_user_s_words_are_not_markup() -> None:
+    best = next(entry for entry in RESULT["candidates"] if entry["id"] == RESULT["best"])
+    renamed = {**best, "title": "[bold]x[/nothing]"}
+    result = {**RESULT, "candidates": [renamed if entry is best else entry for entry in RESULT["candidates"]]}
+    assert "[bold]x[/nothing]" in shown(terminal.table(result))
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_progress_speaks_on_a_terminal_and_in_a_log(is_terminal: bool) -> None:
+    page = io.StringIO()
+    console = Console(file=page, force_terminal=is_terminal, width=100, highlight=False)
+    data = {"id": "a", "title": "quick", "role": "candidate", "status": "built", "stage": "candidate", "pace": 2.5}
+    with terminal.Progress(console) as progress:
+        progress.on(Event("stage", "measuring", {"left_s": 61.0}))
+        progress.on(Event("progress", "trying quick", {"done": 1, "total": 4, "left_s": 59.0}))
+        progress.on(Event("candidate", "2.50× as fast", {**data, "verdict": "meets"}))
+        progress.on(Event("candidate", "cannot be built", {**data, "status": "failed"}))
+        progress.on(Event("warning", "no training data"))
+    text = page.getvalue()
+    assert "quick: 2.50× as fast" in text
+    assert "× quick: cannot be built" in text
+    assert "no training data" in text
+    assert ("\x1b[" in text) == is_terminal
+    if not is_terminal:
+        assert "measuring" in text
+
+
+def test_measured_and_listing() -> None:
+    run = {
+        "batch": 8, "throughput_per_s": 1234.5, "peak_memory_bytes": 5_000_000, "samples": 300,
+        "latency_ms": {"p50": {"value": 1.0, "low": 0.9, "high": 1.1}, "p90": None, "p95": None, "p99": None},
+    }  # fmt: skip
+    found = {
+        "title": "mine", "target": "openvino", "size_bytes": 2_000_000, "runs": [run],
+        "scores": {"accuracy": {"value": 0.9, "low": 0.8, "high": 0.95}},
+    }  # fmt: skip
+    text = shown(terminal.measured(found))
+    assert "1 ms (0.9 … 1.1)" in text
+    assert "accuracy 0.9000" in text
+    knob = {"name": "samples", "default": 256, "help": "examples", "low": 1, "high": 9}
+    entry = {
+        "name": "t",
+        "takes": ["onnx"],
+        "gives": None,
+        "knobs": [knob],
+        "installed": False,
+        "needs": "pip install x",
+    }
+    listed = shown(terminal.listing([{**entry, "about": "does things"}]))
+    assert "samples=256" in listed
+    assert "(1 … 9)" in listed
+    assert "pip install x" in listed

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from paretune.check.verdict import Verdict
 
 FINALISTS = 6
+ALIKE = 1.05
+"""Two measured merits closer than this factor count as alike."""
 
 
 @dataclass(frozen=True)
@@ -26,22 +28,20 @@ class Front:
 
 
 def front(verdicts: Iterable[Verdict]) -> Front:
-    """The verdicts that none is shown to beat: no other has answers at least as safe and a merit shown to be higher.
+    """The verdicts that no other one beats: answers at least as safe, and a merit that is plainly higher.
 
-    Shown means that the intervals do not overlap: two candidates whose speeds cannot be told apart both stay, so that
-    the front of a run does not hang on noise.
+    Plainly is by more than :data:`ALIKE`. Measured merits differ from run to run by a few per cent; a front that hung on
+    such differences would be another one each time. Of two merits known exactly (sizes), the safer one beats its equal.
     """
     known = {verdict.id: verdict for verdict in verdicts if not math.isnan(verdict.risk + verdict.merit.value)}
 
-    def beaten(mine: Verdict) -> bool:
-        return any(
-            other.risk <= mine.risk
-            and other.merit.low >= mine.merit.high
-            and (other.risk < mine.risk or other.merit.low > mine.merit.high)
-            for other in known.values()
-        )
+    def beats(other: Verdict, mine: Verdict) -> bool:
+        exact = all(verdict.merit.low == verdict.merit.high for verdict in (other, mine))
+        if exact and other.merit.value >= mine.merit.value:
+            return (other.risk, -other.merit.value) < (mine.risk, -mine.merit.value) and other.risk <= mine.risk
+        return other.risk <= mine.risk and other.merit.value > ALIKE * mine.merit.value
 
-    kept = [verdict for verdict in known.values() if not beaten(verdict)]
+    kept = [mine for mine in known.values() if not any(beats(other, mine) for other in known.values())]
     return Front(tuple(sorted(kept, key=lambda verdict: (verdict.risk, -verdict.merit.value, verdict.id))))
 
 

@@ -30,8 +30,8 @@ class Front:
 def front(verdicts: Iterable[Verdict]) -> Front:
     """The verdicts that no other one beats: answers at least as safe, and a merit that is plainly higher.
 
-    Plainly is by more than :data:`ALIKE`. Measured merits differ from run to run by a few per cent; a front that hung on
-    such differences would be another one each time. Of two merits known exactly (sizes), the safer one beats its equal.
+    Plainly is by more than :data:`ALIKE`. Measured merits differ from run to run by a few per cent; a front that hung
+    on such differences would be another one each time. Of two merits known exactly (sizes), the safer beats its equal.
     """
     known = {verdict.id: verdict for verdict in verdicts if not math.isnan(verdict.risk + verdict.merit.value)}
 

@@ -15,7 +15,7 @@ from paretune.ask.artifact import Artifact
 from paretune.ask.workload import Workload
 from paretune.build.candidate import Candidate
 from paretune.build.recipe import Recipe
-from paretune.check.measurement import Plan
+from paretune.check.plan import Plan
 from paretune.deliver.bundle import pack
 from paretune.errors import CallError, PluginError, WorkloadError
 from paretune.measure import Measured, measure, synthetic

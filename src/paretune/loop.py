@@ -28,7 +28,8 @@ from paretune.build.recipe import Recipe
 from paretune.build.store import Store, key_of
 from paretune.build.technique import Fit
 from paretune.check.front import finalists
-from paretune.check.measurement import CONFIRM, SCREEN, Bench, Measurement, Plan, Subject
+from paretune.check.measurement import Bench, Measurement, Subject
+from paretune.check.plan import CONFIRM, SCREEN, Plan, confirm_s, fitting
 from paretune.check.verdict import judge
 from paretune.deliver import summary
 from paretune.deliver.bundle import Bundle, pack
@@ -140,7 +141,7 @@ class Loop:
     def confirm(self) -> None:
         """Finalists on all of held-out, from the safest to the fastest, until the first that fails."""
         ranked = [trial.ranked for trial in self.trials if self._eligible(trial) and trial.ranked is not None]
-        plan, most = self._confirmation()
+        plan, most = fitting(max(self.journal.left_s, 5.0), self._pace_s, len(self.data.heldout))
         hurried = self.stopped == "interrupted"
         chosen = finalists(ranked, self.batches, 2 if hurried else most)
         if not chosen:
@@ -375,31 +376,18 @@ class Loop:
     def _must_stop(self, proposal: Proposal, fixed: bool) -> bool:
         if self.stopped != "finished":
             return True
-        kept = min(self._confirm_s(4), self.journal.limit_s / 3)
+        kept = min(confirm_s(CONFIRM, 4, self._pace_s, len(self.data.heldout)), self.journal.limit_s / 3)
         if self.journal.left_s < kept + (0 if fixed else proposal.cost):
             self.stopped = "time"
             self.journal.say("stop", "the rest of the time is kept for confirming")
         return self.stopped != "finished"
 
-    def _confirm_s(self, count: int, plan: Plan = CONFIRM) -> float:
-        """About how long confirming takes, from the baseline's pace."""
+    @property
+    def _pace_s(self) -> dict[int, float]:
+        """The baseline's median seconds for one batch of each size."""
         base = self.baseline.measurement
-        if base is None:
-            return 0.0
-        pace = {batch: statistics.median(chain(*run.blocks)) / 1e3 for batch, run in base.runs.items()}
-        block = [max(plan.seconds, plan.beside * s) * 2 + max(plan.seconds, plan.count * s / 3) for s in pace.values()]
-        answer_s = len(self.data.heldout) / max(pace) * pace[max(pace)]
-        return count * (plan.rounds * sum(block) + answer_s / 3) + answer_s
-
-    def _confirmation(self) -> tuple[Plan, int]:
-        """The plan and number of finalists that fit in the time left."""
-        left = max(self.journal.left_s, 5.0)
-        for rounds in (16, 12, 8, 6):
-            plan = dataclasses.replace(CONFIRM, rounds=rounds)
-            for count in (6, 5, 4, 3):
-                if self._confirm_s(count, plan) < left:
-                    return plan, count
-        return dataclasses.replace(CONFIRM, rounds=6, seconds=0.15, count=12, beside=3), 2
+        assert base is not None
+        return {batch: statistics.median(chain(*run.blocks)) / 1e3 for batch, run in base.runs.items()}
 
     def _workload_facts(self) -> dict[str, Any]:
         return {

@@ -21,7 +21,8 @@ from paretune.ask.score import named
 from paretune.ask.workload import Workload
 from paretune.build.store import Store
 from paretune.check.machine import default_threads, fingerprint
-from paretune.check.measurement import CONFIRM, Bench, Measurement, Subject
+from paretune.check.measurement import Bench, Measurement, Subject
+from paretune.check.plan import CONFIRM
 from paretune.check.verdict import judge
 from paretune.deliver.bundle import MANIFEST, Bundle
 from paretune.errors import CallError, PluginError

@@ -15,7 +15,8 @@ import pytest
 from paretune.ask.artifact import Artifact, TensorSpec
 from paretune.ask.data import Split
 from paretune.check import measurement
-from paretune.check.measurement import BatchRun, Plan
+from paretune.check.measurement import BatchRun
+from paretune.check.plan import Plan
 from paretune.errors import DataError, MeasureError
 from paretune.sources.torch_module import TorchModule
 

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paretune.ask.budget import Budget
-from paretune.check.measurement import Answers, BatchRun, Measurement
+from paretune.check.answers import Answers
+from paretune.check.measurement import BatchRun, Measurement
 from paretune.check.verdict import Finding, Verdict, judge, unit_of
 
 QUICK = settings(max_examples=40, deadline=None)

@@ -19,7 +19,7 @@ from paretune.ask.artifact import Artifact
 from paretune.ask.target import Settings
 from paretune.build.candidate import Candidate
 from paretune.build.recipe import Recipe
-from paretune.check.measurement import Answers
+from paretune.check.answers import Answers
 from paretune.deliver import bundle
 from paretune.deliver.bundle import MANIFEST, Bundle, pack, reference
 from paretune.errors import ArtifactError, BuildError, PluginError

@@ -15,7 +15,8 @@ from paretune.ask.budget import Budget
 from paretune.ask.event import Event
 from paretune.build.candidate import Candidate
 from paretune.build.recipe import Recipe
-from paretune.check.measurement import Answers, BatchRun, Measurement
+from paretune.check.answers import Answers
+from paretune.check.measurement import BatchRun, Measurement
 from paretune.check.verdict import judge
 from paretune.deliver import run as runs
 from paretune.deliver import summary

@@ -15,7 +15,8 @@ from paretune.ask import plugin
 from paretune.ask.budget import Budget
 from paretune.build.candidate import Candidate
 from paretune.build.recipe import Recipe
-from paretune.check.measurement import Answers, BatchRun, Measurement
+from paretune.check.answers import Answers
+from paretune.check.measurement import BatchRun, Measurement
 from paretune.check.verdict import Verdict, judge
 from paretune.deliver import result, summary
 from paretune.deliver.trial import Trial

@@ -14,7 +14,8 @@ from paretune.ask import plugin
 from paretune.ask.budget import Budget
 from paretune.build.candidate import Candidate
 from paretune.build.recipe import Recipe
-from paretune.check.measurement import Answers, BatchRun, Measurement
+from paretune.check.answers import Answers
+from paretune.check.measurement import BatchRun, Measurement
 from paretune.check.verdict import judge
 from paretune.deliver.trial import Trial, quantile_points, timing
 from paretune.testing import samples

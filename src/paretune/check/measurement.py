@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
-import inspect
 import json
 import shutil
 import time
@@ -17,36 +15,31 @@ from typing import Any
 import numpy as np
 
 from paretune.ask.artifact import Artifact
-from paretune.ask.data import Split, as_array, feeds, tile
+from paretune.ask.data import Split, feeds, tile
 from paretune.ask.event import Event, Observer
 from paretune.ask.knob import values_of
-from paretune.ask.score import classes, first_tensor
+from paretune.ask.score import first_tensor
 from paretune.ask.target import Target
 from paretune.build.store import Store, key_of
-from paretune.check.feed import Arrays, Feed
+from paretune.check.answers import (
+    Answers,
+    as_returned,
+    compared_with,
+    concatenated,
+    confidence_of,
+    fingerprint_of,
+    scored,
+)
+from paretune.check.feed import Feed
 from paretune.check.machine import measuring_lock
+from paretune.check.plan import Plan
 from paretune.check.process import Child
-from paretune.errors import DataError, MeasureError, ParetuneError
+from paretune.errors import MeasureError
 
 Array = np.ndarray[Any, Any]
 Blocks = tuple[tuple[float, ...], ...]
 FEED_BATCHES = 8
 """Different batches that latencies are taken on, in turn."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How long to look: ``rounds`` blocks of about ``seconds`` and at least ``count`` inferences; ``beside``: the same
-    for what is measured in the same rounds for comparison."""
-
-    rounds: int
-    seconds: float
-    count: int
-    beside: int = 3
-
-
-SCREEN = Plan(rounds=6, seconds=0.12, count=4)
-CONFIRM = Plan(rounds=16, seconds=0.3, count=25, beside=5)
 
 
 @dataclass(frozen=True)
@@ -88,20 +81,6 @@ class BatchRun:
             return True
         first, second = (float(np.median(np.concatenate(part))) for part in (self.blocks[:half], self.blocks[half:]))
         return 0.9 < first / second < 1.1
-
-
-@dataclass(frozen=True)
-class Answers:
-    """Per-example scores [n] by name, what is compared with the original (classes, or the first output), and the
-    confidence [n] in each answer: the largest softmax probability, or the first output's mean where it is no class."""
-
-    scores: Mapping[str, Array]
-    compared: Array
-    confidence: Array
-    data: str
-
-    def __len__(self) -> int:
-        return len(self.compared)
 
 
 @dataclass(frozen=True)
@@ -162,7 +141,7 @@ class Bench:
             "answers",
             {
                 **subject.describe(), "split": split.digest, "batch": batch, "machine": self.machine["digest"],
-                "scores": {name: _fingerprint(score) for name, score in self.scores.items()},
+                "scores": {name: fingerprint_of(score) for name, score in self.scores.items()},
             },
         )  # fmt: skip
         place = self._step("answers", subject, key, lambda into: self._answer(subject, split, batch, into))
@@ -282,12 +261,12 @@ class Bench:
         for whole, part in zip(outputs, split.batches(batch), strict=True):
             arrays = tuple(array[: len(part)] for array in whole)
             answer = first_tensor(as_returned(arrays, subject.artifact))
-            compared.append(_compared(answer, part.labels))
-            confidence.append(_confidence(answer, compared[-1]))
+            compared.append(compared_with(answer, part.labels))
+            confidence.append(confidence_of(answer, compared[-1]))
             if not np.isfinite(confidence[-1]).all():
                 continue  # refused below; a score need not cope with it
             for name, score in self.scores.items():
-                collected[name].append(self._score(name, score, arrays, part.labels, subject.artifact))
+                collected[name].append(scored(name, score, arrays, part.labels, subject.artifact, self.native))
         shutil.rmtree(out)
         wrong = int((~np.isfinite(np.concatenate(confidence))).sum())
         if wrong:
@@ -297,30 +276,8 @@ class Bench:
             )  # fmt: skip
         columns = enumerate(sorted(self.scores))
         saved = {f"score_{position}": np.concatenate(collected[name]) for position, name in columns}
-        saved |= {"compared": _concatenated(compared), "confidence": np.concatenate(confidence)}
+        saved |= {"compared": concatenated(compared), "confidence": np.concatenate(confidence)}
         np.savez(into / "answers.npz", **saved)  # type: ignore[arg-type]
-
-    def _score(
-        self, name: str, score: Callable[[Any, Any], Any], arrays: Arrays, labels: Any, artifact: Artifact
-    ) -> Array:
-        where = f"score {name}"
-        native = getattr(score, "__module__", None) != "paretune.ask.score"
-        wrap = self.native if native else (lambda array: array)
-        try:
-            truth = None if labels is None else wrap(labels)
-            values = score(as_returned(tuple(map(wrap, arrays)), artifact), truth)
-        except ParetuneError:
-            raise
-        except Exception as error:
-            raise DataError(f"failed: {error!r}", where=where) from error
-        found, do = _plain(values, where), "return one number for every example"
-        if found is None:
-            raise DataError(f"returned a {type(values).__qualname__}, not numbers", where=where, do=do)
-        if found.ndim == 0 or found.size != len(arrays[0]):
-            raise DataError(f"returned shape {found.shape} for {len(arrays[0])} examples", where=where, do=do)
-        if not np.isfinite(found).all():
-            raise MeasureError(f"is not finite for {int((~np.isfinite(found)).sum())} examples of a batch", where=where)
-        return found.reshape(-1)
 
     def _feed(self, split: Split, artifact: Artifact, batch: int, limit: int | None = None) -> Feed:
         layout = json.dumps([dataclasses.astuple(spec) for spec in artifact.inputs])
@@ -359,23 +316,6 @@ class Bench:
                 del self._children[key]
 
 
-def as_returned(arrays: tuple[Any, ...], artifact: Artifact) -> Any:
-    """Flat outputs as the model returned them: one tensor, a tuple, or a dict."""
-    if artifact.output_kind == "single":
-        return arrays[0]
-    if artifact.output_kind == "dict":
-        return dict(zip((spec.name for spec in artifact.outputs), arrays, strict=True))
-    return arrays
-
-
-def _plain(values: Any, where: str) -> Array | None:
-    """What a score returned as float64; None when it is no array of numbers."""
-    with contextlib.suppress(DataError):
-        found = as_array(values, where)
-        return found.astype(np.float64) if found.dtype.kind in "biuf" else None
-    return None
-
-
 @contextlib.contextmanager
 def _blameless() -> Iterator[None]:
     """A companion's failure is not the subject's."""
@@ -386,57 +326,7 @@ def _blameless() -> Iterator[None]:
         raise
 
 
-def _concatenated(parts: list[Array]) -> Array:
-    """Batches end to end; axes that differ in length (texts padded batch by batch) are filled up with -1."""
-    shape = np.max([part.shape[1:] for part in parts], axis=0).astype(int)
-    filled = [
-        np.pad(part, [(0, 0), *((0, want - have) for want, have in zip(shape, part.shape[1:], strict=True))],
-               constant_values=-1)
-        for part in parts
-    ]  # fmt: skip
-    return np.concatenate(filled)
-
-
-def _compared(answers: Array, labels: Any) -> Array:
-    labels = np.asarray(labels)
-    binary = answers.ndim == 1 or (answers.ndim == 2 and answers.shape[1] == 1)
-    per_class = answers.ndim >= 2 and labels.size * answers.shape[1] == answers.size
-    if labels.dtype.kind in "iub" and answers.dtype.kind == "f" and (binary or per_class):
-        return classes(answers)
-    return answers.astype(np.float32) if answers.dtype.kind == "f" else answers
-
-
-def _confidence(answers: Array, compared: Array) -> Array:
-    if compared.dtype.kind == "i" and answers.ndim >= 2 and answers.shape[1] > 1:
-        with np.errstate(invalid="ignore"):  # infinities become NaN, which the caller refuses
-            shifted = answers.astype(np.float64) - answers.max(axis=1, keepdims=True)
-            best = 1 / np.exp(shifted).sum(axis=1)
-        return np.asarray(best.reshape(len(best), -1).mean(axis=1))
-    means: Array = answers.astype(np.float64).reshape(len(answers), -1).mean(axis=1)
-    return means
-
-
 def _run_of(value: dict[str, Any]) -> BatchRun:
     value["blocks"] = tuple(map(tuple, value["blocks"]))
     value["beside"] = {name: tuple(map(tuple, blocks)) for name, blocks in value["beside"].items()}
     return BatchRun(**value)
-
-
-def _fingerprint(score: Callable[..., Any]) -> str:
-    """Code and plain captured values of a score, so that a changed one is not answered from the store."""
-    inner = getattr(score, "func", score)
-    try:
-        text = inspect.getsource(inner)
-    except (OSError, TypeError):
-        text = getattr(inner, "__qualname__", type(inner).__qualname__)
-    if not inspect.isroutine(inner):  # a callable object: its class and its attributes
-        with contextlib.suppress(OSError, TypeError):
-            text = inspect.getsource(type(inner))
-        text += repr(sorted(getattr(inner, "__dict__", {}).items(), key=str))
-    elif hasattr(inner, "__self__"):
-        text += repr(sorted(getattr(inner.__self__, "__dict__", {}).items(), key=str))
-    cells = [cell.cell_contents for cell in getattr(inner, "__closure__", None) or ()]
-    given = [*getattr(score, "args", ()), *sorted(getattr(score, "keywords", {}).items()), *cells]
-    given += [getattr(inner, "__defaults__", None), getattr(inner, "__kwdefaults__", None)]
-    plain = [repr(value) for value in given if isinstance(value, str | int | float | bool | tuple | list | dict)]
-    return hashlib.sha256(json.dumps([text, plain]).encode()).hexdigest()

@@ -11,7 +11,8 @@ import numpy as np
 
 from paretune.ask.budget import LATENCIES, Budget, Limit
 from paretune.ask.score import UNBOUNDED
-from paretune.check.measurement import Answers, Array, BatchRun, Measurement
+from paretune.check.answers import Answers, Array
+from paretune.check.measurement import BatchRun, Measurement
 from paretune.check.statistics import Estimate, drop, from_draws, likeness, mean, percentile, speedup_draws
 
 Ruling = Literal["meets", "breaks", "undecided"]

@@ -20,7 +20,8 @@ from paretune.ask.knob import make
 from paretune.ask.target import Target
 from paretune.build.candidate import Candidate
 from paretune.build.store import write_whole, writing
-from paretune.check.measurement import Answers, Subject
+from paretune.check.answers import Answers
+from paretune.check.measurement import Subject
 from paretune.errors import ArtifactError, BuildError
 
 MANIFEST = "bundle.json"

@@ -1,0 +1,137 @@
+"""Answers: what is kept of a model's outputs: a score for every example, and what is compared with the original."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from paretune.ask.artifact import Artifact
+from paretune.ask.data import as_array
+from paretune.ask.score import classes
+from paretune.ask.target import Arrays
+from paretune.errors import DataError, MeasureError, ParetuneError
+
+Array = np.ndarray[Any, Any]
+Native = Callable[[Array], Any]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Per-example scores [n] by name, what is compared with the original (classes, or the first output), and the
+    confidence [n] in each answer: the largest softmax probability, or the first output's mean where it is no class."""
+
+    scores: Mapping[str, Array]
+    compared: Array
+    confidence: Array
+    data: str
+
+    def __len__(self) -> int:
+        return len(self.compared)
+
+
+def as_returned(arrays: tuple[Any, ...], artifact: Artifact) -> Any:
+    """Flat outputs as the model returned them: one tensor, a tuple, or a dict."""
+    if artifact.output_kind == "single":
+        return arrays[0]
+    if artifact.output_kind == "dict":
+        return dict(zip((spec.name for spec in artifact.outputs), arrays, strict=True))
+    return arrays
+
+
+def _plain(values: Any, where: str) -> Array | None:
+    """What a score returned as float64; None when it is no array of numbers."""
+    with contextlib.suppress(DataError):
+        found = as_array(values, where)
+        return found.astype(np.float64) if found.dtype.kind in "biuf" else None
+    return None
+
+
+def scored(
+    name: str, score: Callable[[Any, Any], Any], arrays: Arrays, labels: Any, artifact: Artifact, native: Native
+) -> Array:
+    """One number for every example of a batch [n]; a user's own score sees the framework's tensors.
+
+    Raises
+    ------
+    DataError
+        If the score fails, or gives something else than one number for every example.
+    MeasureError
+        If a number is not finite.
+    """
+    where = f"score {name}"
+    own = getattr(score, "__module__", None) != "paretune.ask.score"
+    wrap = native if own else (lambda array: array)
+    try:
+        truth = None if labels is None else wrap(labels)
+        values = score(as_returned(tuple(map(wrap, arrays)), artifact), truth)
+    except ParetuneError:
+        raise
+    except Exception as error:
+        raise DataError(f"failed: {error!r}", where=where) from error
+    found, do = _plain(values, where), "return one number for every example"
+    if found is None:
+        raise DataError(f"returned a {type(values).__qualname__}, not numbers", where=where, do=do)
+    if found.ndim == 0 or found.size != len(arrays[0]):
+        raise DataError(f"returned shape {found.shape} for {len(arrays[0])} examples", where=where, do=do)
+    if not np.isfinite(found).all():
+        raise MeasureError(f"is not finite for {int((~np.isfinite(found)).sum())} examples of a batch", where=where)
+    return found.reshape(-1)
+
+
+def concatenated(parts: list[Array]) -> Array:
+    """Batches end to end; axes that differ in length (texts padded batch by batch) are filled up with -1."""
+    shape = np.max([part.shape[1:] for part in parts], axis=0).astype(int)
+    filled = [
+        np.pad(part, [(0, 0), *((0, want - have) for want, have in zip(shape, part.shape[1:], strict=True))],
+               constant_values=-1)
+        for part in parts
+    ]  # fmt: skip
+    return np.concatenate(filled)
+
+
+def compared_with(answers: Array, labels: Any) -> Array:
+    """Classes where labels are classes, else the first output itself."""
+    labels = np.asarray(labels)
+    binary = answers.ndim == 1 or (answers.ndim == 2 and answers.shape[1] == 1)
+    per_class = answers.ndim >= 2 and labels.size * answers.shape[1] == answers.size
+    if labels.dtype.kind in "iub" and answers.dtype.kind == "f" and (binary or per_class):
+        return classes(answers)
+    return answers.astype(np.float32) if answers.dtype.kind == "f" else answers
+
+
+def confidence_of(answers: Array, compared: Array) -> Array:
+    """The largest softmax probability [n], or the first output's mean where it is no class."""
+    if compared.dtype.kind == "i" and answers.ndim >= 2 and answers.shape[1] > 1:
+        with np.errstate(invalid="ignore"):  # infinities become NaN, which the caller refuses
+            shifted = answers.astype(np.float64) - answers.max(axis=1, keepdims=True)
+            best = 1 / np.exp(shifted).sum(axis=1)
+        return np.asarray(best.reshape(len(best), -1).mean(axis=1))
+    means: Array = answers.astype(np.float64).reshape(len(answers), -1).mean(axis=1)
+    return means
+
+
+def fingerprint_of(score: Callable[..., Any]) -> str:
+    """Code and plain captured values of a score, so that a changed one is not answered from the store."""
+    inner = getattr(score, "func", score)
+    try:
+        text = inspect.getsource(inner)
+    except (OSError, TypeError):
+        text = getattr(inner, "__qualname__", type(inner).__qualname__)
+    if not inspect.isroutine(inner):  # a callable object: its class and its attributes
+        with contextlib.suppress(OSError, TypeError):
+            text = inspect.getsource(type(inner))
+        text += repr(sorted(getattr(inner, "__dict__", {}).items(), key=str))
+    elif hasattr(inner, "__self__"):
+        text += repr(sorted(getattr(inner.__self__, "__dict__", {}).items(), key=str))
+    cells = [cell.cell_contents for cell in getattr(inner, "__closure__", None) or ()]
+    given = [*getattr(score, "args", ()), *sorted(getattr(score, "keywords", {}).items()), *cells]
+    given += [getattr(inner, "__defaults__", None), getattr(inner, "__kwdefaults__", None)]
+    plain = [repr(value) for value in given if isinstance(value, str | int | float | bool | tuple | list | dict)]
+    return hashlib.sha256(json.dumps([text, plain]).encode()).hexdigest()

@@ -114,6 +114,10 @@ def test_nothing_meets(workloads: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert run.best is None
     assert run.result["nearest"]
     assert not (workloads / "run" / "bundle").exists()
+    near = json.loads((workloads / "run" / "nearest" / "bundle.json").read_text())
+    assert near["id"] == run.result["nearest"]
+    assert (workloads / "run" / "nearest" / "report.html").is_file()
+    assert len(repr(run)) < 1000
 
 
 BAD = {
@@ -125,7 +129,11 @@ BAD = {
     "one example": (("works.py:one",), "holds one example"),
     "no examples": (("works.py:empty",), "holds no examples"),
     "no labels": (("works.py:unlabelled",), "no labels"),
+    "NaN in held-out data": (("works.py:missing",), "not finite"),
+    "a model and no workload": (("works.py:net",), "not a paretune.Workload"),
+    "seed": (("works.py:good", "--seed", "-1"), "seed"),
     "dtype": (("works.py:double",), "float64"),
+    "shape of held-out data alone": (("works.py:wrong",), "heldout"),
     "shape": (("works.py:shaped",), "heldout"),
     "not-a-number scores": (("works.py:not_a_score",), "not finite"),
     "one score for all": (("works.py:set_level",), "one number for every example"),
@@ -141,7 +149,7 @@ BAD = {
     "keep": (("works.py:good", "--keep", "conv"), "PATTERN=fp32"),
     "recipe": (("works.py:good", "--recipe", "works.py"), "cannot be read as JSON"),
     "model without data": (("model.onnx",), "--data"),
-    "no data file": (("works.py", "--data", "none.npz"), "cannot be read"),
+    "no data file": (("works.py", "--data", "none.npz"), "there is no such file"),
     "config": (("works.py:good", "--config", "none.toml"), "cannot be read"),
 }
 
@@ -151,12 +159,15 @@ def test_a_mistake_is_one_line(case: str, workloads: Path, capsys: pytest.Captur
     arguments, words = BAD[case]
     quick = () if "--target" in arguments else ("--target", "onnxruntime")
     code = call("optimize", *arguments, *quick, "--out", "run")
-    said = complaint(capsys)
+    # typer tells its own in a box
+    said = capsys.readouterr().err if case == "seed" else complaint(capsys)
     assert words in said
     assert code in (1, 2)
     assert "Traceback" not in said
     assert not (workloads / "run" / "result.json").exists()
     assert not (workloads / "run" / "bundle").exists()
+    if code == 2:
+        assert not (workloads / "run").exists(), "the mended call may have the same --out"
 
 
 def test_a_pickle_is_refused_unopened(workloads: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,8 +25,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="Make a trained neural network small and fast within a budget, on the machine where it will run, and prove it."
     "\n\nStart with [bold]paretune demo[/], then [bold]paretune optimize --help[/].",
-    epilog="Exit status: 0 done, a candidate meets · 3 none meets (the best so far is saved) · 2 the call is wrong · "
-    "1 anything else.",
+    epilog="Exit status: 0 done, a candidate meets · 3 none meets (the nearest is saved as RUN/nearest) · "
+    "2 the call is wrong · 1 anything else.",
 )
 MEETS_NONE = 3
 INTERRUPTED = 130  # what typer makes of Ctrl-C
@@ -75,7 +75,7 @@ def _configure(context: typer.Context, path: Path | None) -> Path | None:
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, words on stderr.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")]
-Seed = Annotated[int, typer.Option(help="Seeds every random choice.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seeds every random choice.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of every runtime; default: the physical cores.")]
 StoreDir = Annotated[Path | None, typer.Option("--store", help="A store of finished steps to share between runs.")]
 Config = Annotated[
@@ -393,7 +393,9 @@ def _guarded(run: Callable[[], Any], debug: bool) -> int:
         return 0
     except SystemExit as error:  # usage errors are told by typer
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
-        return 1 if code == INTERRUPTED else code
+        if code == INTERRUPTED:
+            return _complain("interrupted; finished steps are kept, and --resume goes on from them", 1)
+        return code
     except KeyboardInterrupt:
         return _complain("interrupted", 1)
     except ParetuneError as error:

@@ -19,6 +19,7 @@ from typing import Any
 from paretune.ask import plugin, source
 from paretune.ask.artifact import META, Artifact
 from paretune.ask.budget import Budget
+from paretune.ask.data import check_inputs
 from paretune.ask.score import named
 from paretune.ask.target import Target
 from paretune.ask.workload import Partition, Workload, partition
@@ -33,7 +34,7 @@ from paretune.check.plan import CONFIRM, SCREEN, Plan, confirm_s, fitting
 from paretune.check.verdict import judge
 from paretune.deliver import summary
 from paretune.deliver.bundle import Bundle, pack
-from paretune.deliver.run import BASELINE, BUNDLE, Run, save
+from paretune.deliver.run import BASELINE, BUNDLE, NEAREST, Run, save
 from paretune.deliver.trial import Trial, quantile_points
 from paretune.errors import BuildError, DataError, MeasureError, RecipeError
 from paretune.journal import Journal
@@ -73,6 +74,9 @@ class Loop:
             raise DataError(
                 f"the model's batch is fixed at {fixed}", where=self.workload.name, do=f"ask --batch {fixed}"
             )
+        with self.journal.building():
+            for split in (self.data.ranking, self.data.heldout):
+                check_inputs(split, self.original)
         for warning in self.data.warnings:
             self.journal.warn(warning)
         fit = Fit(self.data.fit, self.workload.loss, self.original, self.seed, self.store.root, keep)
@@ -87,6 +91,11 @@ class Loop:
         self._try(self.baseline)
         if self.baseline.ranked is None:
             raise MeasureError(f"the original cannot be measured: {self.baseline.error}", where=self.workload.name)
+        for name, score in self.baseline.ranked.scores.items():
+            if score.value == 0 and score.high < 0.05:
+                self.journal.warn(
+                    f"the original's {name} is 0 on the ranking data: are the labels those of this model?"
+                )
 
     def references(self, usable: Mapping[str, type[Target]]) -> None:
         """A plain conversion to the reference runtime stands beside the baseline in every measurement."""
@@ -184,6 +193,9 @@ class Loop:
         packed = None if best is None else self._pack(best, self.root / BUNDLE, workload)
         if packed is None:
             shutil.rmtree(self.root / BUNDLE, ignore_errors=True)  # an earlier one no longer meets what is asked
+        close = None if best else summary.nearest(self.trials, self.targets)[0]
+        shutil.rmtree(self.root / NEAREST, ignore_errors=True)
+        near = None if close is None or not close.artifact else self._pack(close, self.root / NEAREST, workload)
         facts = {
             "paretune": version("paretune"),
             "title": self.workload.name,
@@ -201,7 +213,7 @@ class Loop:
             self.trials, self.budget, self.root, self.targets, self.batches, self.stopped_at, facts
         )
         run = save(self.root, result)
-        for bundle in (baseline, packed):
+        for bundle in (baseline, packed, near):
             if bundle is not None:
                 bundle.attach(run.report.read_text())
         self.journal.say("end", "done", {"best": result["best"], "seconds": round(self.journal.spent_s, 1)})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
@@ -19,7 +20,7 @@ from paretune.build.candidate import Candidate, read_recipes
 from paretune.build.store import Store, write_whole
 from paretune.check.machine import default_threads, fingerprint
 from paretune.deliver.run import CALL, LOG, Log, Run, read_call, start
-from paretune.errors import BudgetError, CallError
+from paretune.errors import BudgetError, CallError, ParetuneError
 from paretune.journal import Journal
 from paretune.loop import Loop
 
@@ -96,6 +97,7 @@ def optimize(
     if resume and out is not None and (Path(out) / CALL).is_file():
         _check_same(read_call(Path(out)), call or {"workload": workload.name}, Path(out))
     fixed = read_recipes(Path(recipes)) if isinstance(recipes, str | Path) else recipes
+    fresh = out is None or not Path(out).exists()
     root = start(Path(out) if out is not None else None, workload.name, resume)
     log = Log(root / LOG)
     watch = Broadcast((log, *observers))
@@ -116,6 +118,11 @@ def optimize(
             loop.search(fixed, techniques, {name: usable[name] for name in asked})
             loop.confirm()
         return loop.deliver()
+    except ParetuneError:
+        if fresh and all(trial.ranked is None for trial in loop.trials):
+            # not even the original was judged: the mended call may have the same --out
+            shutil.rmtree(root, ignore_errors=True)
+        raise
     finally:
         loop.close()
         log.close()

@@ -97,6 +97,12 @@ def table(result: Mapping[str, Any]) -> Group:
     parts: list[Any] = [grid]
     if hidden > 0:
         parts.append(Text(f"{hidden} more candidates are in the report", style="dim"))
+    original = result["baseline"]["scores"].get(score)
+    if original:
+        where = "held-out" if result["baseline"]["data"] == "heldout" else "ranking"
+        parts.append(Text(f"the original's {score} is {original['value']:.4g} on {where} data", style="dim"))
+    if any(entry["drops"] and entry["data"] != "heldout" for entry in shown):
+        parts.append(Text("* on the ranking data; only finalists are tested on held-out data", style="dim"))
     parts.append(Text(""))
     parts.append(headline(result))
     return Group(*parts)

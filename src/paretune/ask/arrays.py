@@ -35,6 +35,8 @@ def from_npz(model: Path, data: Path, score: str = "accuracy") -> Workload:
 
 def _read(data: Path) -> dict[str, Array]:
     try:
+        if not data.is_file():
+            raise DataError("there is no such file", where=str(data), do="check the path")
         file = np.load(data, allow_pickle=False)
         if isinstance(file, np.ndarray):
             raise DataError("is one bare array", where=str(data), do="save it by np.savez with names")
@@ -44,7 +46,9 @@ def _read(data: Path) -> dict[str, Array]:
         raise
     except Exception as error:  # a damaged archive fails in zipfile, zlib, numpy's header parser …
         raise DataError(
-            f"cannot be read: {error}", where=str(data), do="save plain arrays by np.savez(…, label=…)"
+            f"cannot be read as plain arrays ({type(error).__name__})",
+            where=str(data),
+            do="save them by np.savez(…, label=…); objects and pickles are not read",
         ) from error
 
 

@@ -251,6 +251,27 @@ def feeds(split: Split, artifact: Artifact, batch: int) -> Iterator[Arrays]:
         yield fit_inputs(inputs, split.keys, artifact, split.name)
 
 
+def check_inputs(split: Split, artifact: Artifact) -> None:
+    """Read every example once: shapes and dtypes fit the model, and no float is missing or infinite.
+
+    Raises
+    ------
+    DataError
+        Naming the example and the input.
+    """
+    fixed = artifact.inputs[0].shape[0] if artifact.inputs[0].shape else None
+    size = fixed if isinstance(fixed, int) else 64
+    for number, inputs in enumerate(feeds(split, artifact, size)):
+        for spec, array in zip(artifact.inputs, inputs, strict=True):
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                row = int(np.argmin(np.isfinite(array.reshape(len(array), -1)).all(axis=1)))
+                index = split.indices[number * size + row]
+                raise DataError(
+                    "holds a number that is not finite (NaN or infinity)",
+                    where=f"{split.name}[{index}]: {spec.name}", do="clean the data, or leave the example out",
+                )  # fmt: skip
+
+
 def tile(array: Array, batch: int) -> Array:
     """Rows repeated in order until there are ``batch`` of them."""
     return np.resize(array, (batch, *array.shape[1:]))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import copy
 import difflib
+import functools
 import importlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -184,7 +186,7 @@ def load(where: str) -> Workload:
         found = getattr(module, name)
     except AttributeError:
         raise WorkloadError(f"has nothing named {name!r}", where=place, do=_suggestion(vars(module), name)) from None
-    if not isinstance(found, Workload) and callable(found):
+    if not isinstance(found, Workload) and (inspect.isroutine(found) or isinstance(found, functools.partial)):
         try:
             found = found()
         except WorkloadError:

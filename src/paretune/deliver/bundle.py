@@ -37,6 +37,9 @@ class Bundle:
     target: Target
     manifest: Mapping[str, Any]
 
+    def __repr__(self) -> str:
+        return f"<Bundle {self.root}: {self.manifest['title']}>"
+
     @classmethod
     def open(cls, root: Path) -> Bundle:
         """Read a bundle, checking the digest of every file first; nothing is unpickled.

@@ -19,8 +19,8 @@ from paretune.deliver import report, result
 from paretune.deliver.bundle import Bundle, pack
 from paretune.errors import ArtifactError, CallError
 
-RESULT, CALL, LOG, REPORT, BUNDLE, BASELINE = (
-    "result.json", "run.json", "log.jsonl", "report.html", "bundle", "baseline",
+RESULT, CALL, LOG, REPORT, BUNDLE, BASELINE, NEAREST = (
+    "result.json", "run.json", "log.jsonl", "report.html", "bundle", "baseline", "nearest",
 )  # fmt: skip
 
 
@@ -90,6 +90,9 @@ class Choice:
     run: Run
     entry: Mapping[str, Any]
 
+    def __repr__(self) -> str:
+        return f"<Choice {self.id}: {self.title}, {self.entry['verdict']}>"
+
     @property
     def id(self) -> str:
         return str(self.entry["id"])
@@ -118,6 +121,10 @@ class Run:
 
     root: Path
     result: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        told = f"best {self.best.id}: {self.best.title}" if self.best else f"none meets: {self.why_none}"
+        return f"<Run {self.root}: {told}; report in {self.report}>"
 
     @classmethod
     def open(cls, root: Path) -> Run:

@@ -108,6 +108,13 @@ def nearest(trials: Sequence[Trial], targets: Sequence[str]) -> tuple[Trial | No
         return None, "no candidate could be built and measured; the list of what was tried says why"
     # held-out data has the last word: what failed there binds, whatever the ranking says of riskier ones
     tested = [trial for trial in able if trial.confirmed and trial.confirmed.verdict != "meets"]
+    faster = [trial for trial in able if trial.verdict and trial.verdict.improves]
+    if not faster:
+        close = max(able, key=lambda trial: _pace(trial.verdict))
+        untried = sum(trial.status == "skipped" for trial in trials)
+        more = f"; {untried} more were not measured" if untried else ""
+        name, pace = close.candidate.title, _pace(close.verdict)
+        return close, f"nothing was faster than the original: the nearest, {name}, runs at {pace:.2f}×{more}"
     close = min(tested or able, key=lambda trial: (_excess(trial.verdict), -_pace(trial.verdict)))
     verdict = close.verdict
     assert verdict is not None

@@ -72,8 +72,8 @@ def test_arrays_that_do_not_fit_are_refused(tmp_path, model, arrays, what):
 
 def test_what_is_no_npz_is_refused(tmp_path, model):
     path = tmp_path / "data.npz"
-    assert "cannot be read" in refused(model, path)
-    assert "cannot be read" in refused(model, tmp_path)
+    assert "there is no such file" in refused(model, path)
+    assert "there is no such file" in refused(model, tmp_path)
     archive, array = io.BytesIO(), io.BytesIO()
     np.savez_compressed(archive, x=np.arange(1000), label=np.arange(1000))
     np.save(array, np.zeros(3))

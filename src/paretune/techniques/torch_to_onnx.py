@@ -69,21 +69,22 @@ class TorchToOnnx:
             )  # fmt: skip
         trials = _trials(artifact, fit)
         fit.progress(0.1, "exporting")
-        model = self._export(module, artifact, trials[1])
+        model = self._export(artifact, trials[1])
         fit.progress(0.8, "comparing with torch")
         sealed = onnx_form.seal(model, fit.out, like=artifact)
         _compare(module, artifact, sealed, trials)
         return sealed
 
-    def _export(self, module: torch.nn.Module, artifact: Artifact, example: Arrays) -> onnx.ModelProto:
+    def _export(self, artifact: Artifact, example: Arrays) -> onnx.ModelProto:
         """The graph, with axes that the artefact calls free; names as the artefact has them."""
         import onnx_ir
         import torch
 
         from paretune.forms import torch as form
         from paretune.forms.torch_program import quiet
+        from paretune.forms.torch_recurrent import as_operators
 
-        flat = form.Flat(module, form.keywords(artifact))
+        flat = form.Flat(as_operators(form.restore(artifact)), form.keywords(artifact))
         tensors = tuple(map(form.native, example))
         with quiet(), torch.no_grad():
             program = _program(flat, artifact, tensors)

@@ -76,10 +76,12 @@ class MeasureError(ParetuneError):
     """A child process crashed, hung or answered nonsense; a finding on the candidate, not the end of a run.
 
     ``passing`` says that it may be the moment's fault and not the candidate's (no answer in time, killed from outside,
-    another process failed): it is not remembered, and a resumed run tries again.
+    another process failed): it is not remembered, and a resumed run tries again. ``guilty`` is the id of the subject
+    that failed, where several were measured together.
     """
 
     passing = False
+    guilty: str | None = None
 
 
 class OutputError(ParetuneError):

@@ -20,8 +20,9 @@ from paretune.ask.event import Broadcast, Observer
 from paretune.ask.score import named
 from paretune.ask.workload import Workload
 from paretune.build.store import Store
+from paretune.check.bench import Bench
 from paretune.check.machine import default_threads, fingerprint
-from paretune.check.measurement import Bench, Measurement, Subject
+from paretune.check.measurement import Measurement, Subject
 from paretune.check.plan import CONFIRM
 from paretune.check.verdict import judge
 from paretune.deliver.bundle import MANIFEST, Bundle
@@ -106,7 +107,7 @@ def measure(
         try:
             fixed = subject.artifact.inputs[0].shape[0]
             sample = heldout or synthetic(subject.artifact, 8 * max(sizes), seed)
-            measured = bench.latency(subject, sample, sizes, CONFIRM)
+            measured = bench.latency([subject], sample, sizes, CONFIRM)[subject.id]
             if heldout is not None:
                 rows = fixed if isinstance(fixed, int) else max(*sizes, ANSWER_BATCH)
                 answers = bench.answer(subject, heldout, "heldout", rows)

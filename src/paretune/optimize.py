@@ -19,6 +19,8 @@ from paretune.ask.workload import Workload
 from paretune.build.candidate import Candidate, read_recipes
 from paretune.build.store import Store, write_whole
 from paretune.check.machine import default_threads, fingerprint
+from paretune.conclude import conclude
+from paretune.confirm import confirm
 from paretune.deliver.run import CALL, LOG, Log, Run, read_call, start
 from paretune.errors import BudgetError, CallError, ParetuneError
 from paretune.journal import Journal
@@ -116,8 +118,8 @@ def optimize(
             loop.prepare(heldout_limit, tuple(keep))
             loop.references(usable)
             loop.search(fixed, techniques, {name: usable[name] for name in asked})
-            loop.confirm()
-        return loop.deliver()
+            confirm(loop)
+        return conclude(loop)
     except ParetuneError:
         if fresh and all(trial.ranked is None for trial in loop.trials):
             # not even the original was judged: the mended call may have the same --out

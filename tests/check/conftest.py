@@ -18,7 +18,8 @@ from paretune.ask.event import Event
 from paretune.ask.knob import make
 from paretune.ask.target import Target
 from paretune.build.store import Store
-from paretune.check.measurement import Bench, Subject
+from paretune.check.bench import Bench
+from paretune.check.measurement import Subject
 
 MODULE = '''
 import contextlib, ctypes, os, signal, sys, time

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -14,13 +15,14 @@ from scipy import stats
 from paretune.check.statistics import (
     Estimate,
     drop,
-    from_draws,
     likeness,
+    log_ratios,
     mean,
+    mean_logs,
     order_interval,
     percentile,
+    ratio,
     share,
-    speedup_draws,
     studentised,
     tango,
 )
@@ -104,33 +106,98 @@ def test_blocks_that_differ_widen_a_percentile() -> None:
     assert width["uneven"] > 1.5 * width["mixed"], "samples of a block share what disturbed the machine"
 
 
+def test_a_tail_that_sessions_disagree_on_is_not_stated() -> None:
+    rng = np.random.default_rng(1)
+    calm = [list(1 + 0.01 * rng.random(100)) for _ in range(8)]
+    rough = [block if place < 6 else [2 * value for value in block] for place, block in enumerate(calm)]
+    assert percentile(calm, 0.99, sessions=4) is not None
+    assert percentile(rough, 0.99, sessions=4) is None, "one session of four was slow throughout"
+    assert percentile(rough, 0.99) is None
+    assert percentile([list(chain(*rough))], 0.99) is not None, "without sessions all samples count as independent"
+
+
 # -- speed-ups -------------------------------------------------------------------------------------------------
 
 
-@given(BLOCKS, st.floats(0.2, 5))
+@given(BLOCKS, st.floats(0.2, 5), st.integers(1, 6))
 @QUICK
-def test_a_speedup_turns_around(blocks: list[list[float]], factor: float) -> None:
+def test_a_speedup_turns_around(blocks: list[list[float]], factor: float, sessions: int) -> None:
+    assume(len(blocks) % sessions == 0)
     faster = [[value / factor for value in block] for block in blocks]
-    value, draws = speedup_draws(blocks, faster)
-    back, other = speedup_draws(faster, blocks)
-    assert value == pytest.approx(factor)
-    assert draws == pytest.approx(factor), "rounds of both are kept together, so what disturbs a round falls out"
-    assert back == pytest.approx(1 / value)
-    assert other == pytest.approx(1 / draws)
+    there, back = log_ratios(blocks, faster, sessions), log_ratios(faster, blocks, sessions)
+    assert len(there) == (sessions if sessions >= 3 else len(blocks))
+    assert there == pytest.approx(math.log(factor)), "rounds of both are kept together: what disturbs one falls out"
+    assert back == pytest.approx(-there)
+    assert ratio(there).value == pytest.approx(factor)
 
 
-def test_a_speedup_over_oneself_is_one() -> None:
-    value, draws = speedup_draws([[1.0, 2.0], [3.0]], [[1.0, 2.0], [3.0]])
-    assert (value, set(draws)) == (1.0, {1.0})
+def test_a_disturbed_round_does_not_move_a_session() -> None:
+    calm = [[1.0, 1.1, 1.2]] * 9
+    hit = [[value * (5 if place in (1, 4, 8) else 1) for value in block] for place, block in enumerate(calm)]
+    assert log_ratios(hit, calm, 3) == pytest.approx([0, 0, 0])
+    assert ratio(log_ratios(hit, calm)).value == pytest.approx(5 ** (2 / 7)), "a fifth is trimmed, not a third"
+
+
+def test_a_tail_ratio_is_that_of_whole_sessions() -> None:
+    tail = [[1.0] * 99 + [3.0], [1.0] * 100] * 3
+    flat = [[1.0] * 100] * 6
+    found = log_ratios(tail, flat, 3, q=0.999)
+    assert found == pytest.approx([math.log(float(np.quantile(tail[0] + tail[1], 0.999)))] * 3)
 
 
 @given(FLOATS, LEVELS, LEVELS)
 @QUICK
-def test_bootstrap_intervals_nest_and_hold_the_value(draws: np.ndarray, one: float, other: float) -> None:
-    value = float(draws[0])
-    narrow, wide = (from_draws(value, draws, level) for level in sorted((one, other)))
-    assert narrow.low <= value <= narrow.high
+def test_ratio_intervals_nest_hold_the_value_and_ignore_order(logs: np.ndarray, one: float, other: float) -> None:
+    logs = logs / 10
+    narrow, wide = (ratio(logs, level) for level in sorted((one, other)))
+    assert narrow.low <= narrow.value <= narrow.high
     assert inside((narrow.low, narrow.high), (wide.low, wide.high))
+    turned = ratio(logs[::-1], one)
+    assert turned.value == pytest.approx(ratio(logs, one).value)
+
+
+def test_one_session_bounds_nothing() -> None:
+    found = ratio(np.array([math.log(2.0)]))
+    assert (found.value, found.low, found.high) == (pytest.approx(2.0), 0.0, math.inf)
+
+
+def test_a_plain_ratio_interval_is_students() -> None:
+    logs = np.array([0.1, 0.3, 0.2, 0.25])
+    low, high = stats.t.interval(0.95, 3, logs.mean(), logs.std(ddof=1) / 2)
+    found = ratio(logs)
+    assert np.log([found.value, found.low, found.high]) == pytest.approx([logs.mean(), low, high])
+
+
+def test_a_trimmed_ratio_interval_is_yuens() -> None:
+    logs = np.array([0.1, 0.3, 0.2, 0.25, 5.0, -2.0, 0.22, 0.18, 0.27, 0.16])
+    found = ratio(logs)
+    assert math.log(found.value) == pytest.approx(stats.trim_mean(logs, 0.2))
+    # Yuen (1974), Biometrika 61: the winsorised sum of squares over h (h - 1), h the number kept
+    kept = np.sort(logs)[2:-2]
+    squares = float(((np.clip(logs, kept[0], kept[-1]) - np.clip(logs, kept[0], kept[-1]).mean()) ** 2).sum())
+    half = stats.t.ppf(0.975, 5) * math.sqrt(squares / (6 * 5))
+    assert math.log(found.high) - math.log(found.value) == pytest.approx(half)
+
+
+def test_intervals_over_sessions_cover_where_intervals_over_rounds_do_not() -> None:
+    """The machine is in another state in every session, and the two are not hit alike."""
+    rng = np.random.default_rng(3)
+    hits = {"sessions": 0, "rounds": 0}
+    for _ in range(300):
+        state = np.repeat(rng.normal(0, 0.05, 6), 4)
+        base = [list(np.exp(rng.normal(0, 0.02, 15))) for _ in range(24)]
+        ours = [list(np.exp(shift + rng.normal(0, 0.02, 15)) / 2) for shift in state]
+        for name, sessions in (("sessions", 6), ("rounds", 1)):
+            found = ratio(log_ratios(base, ours, sessions))
+            hits[name] += found.low <= 2 <= found.high
+    assert hits["sessions"] >= 274, "the 99.9 % bound of a procedure that covers 95 %"
+    assert hits["rounds"] < 250
+
+
+def test_mean_logs_are_those_of_sessions() -> None:
+    blocks = [[1.0, 3.0], [2.0], [4.0], [4.0, 4.0], [1.0], [1.0]]
+    assert mean_logs(blocks, 3) == pytest.approx(np.log([2.0, 4.0, 1.0]))
+    assert mean_logs(blocks) == pytest.approx(np.log([2.0, 2.0, 4.0, 4.0, 1.0, 1.0]))
 
 
 # -- paired proportions ----------------------------------------------------------------------------------------

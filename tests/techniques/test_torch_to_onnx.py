@@ -89,6 +89,19 @@ class Recurrent(nn.Module):
         return self.head(states[:, -1]), last
 
 
+class Words(nn.Module):
+    """A recurrent model of token ids: the length of a sentence is not fixed by its export."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.rnn, self.head = nn.Embedding(20, 8), nn.LSTM(8, 6, batch_first=True), nn.Linear(6, 2)
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        states, _ = self.rnn(self.embed(ids))
+        seen = mask[..., None].to(states.dtype)
+        return self.head((states * seen).sum(1) / seen.sum(1).clamp(min=1))
+
+
 class Branching(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -120,6 +133,7 @@ CASES: dict[str, tuple[type[nn.Module], list[Any], Any]] = {
     "kwargs": (Loose, [{"scale": floats(3), "pixels": floats(4)} for _ in range(6)], None),
     "several": (Several, [(floats(3, 4), floats(2, 4)) for _ in range(6)], None),
     "tokens": (Tokens, sentences(), pad),
+    "words": (Words, sentences(), pad),
     "recurrent": (Recurrent, [floats(7, 5) for _ in range(6)], None),
 }
 

@@ -13,6 +13,8 @@ from scipy import optimize, stats
 Array = np.ndarray[Any, Any]
 Blocks = Sequence[Sequence[float]]
 RESAMPLES = 1000
+CLUSTERS = 3
+"""Fewer sessions than these tell nothing of how much sessions differ."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +45,14 @@ def order_interval(count: int, q: float, confidence: float) -> tuple[int, int] |
     return low, high
 
 
-def percentile(blocks: Blocks, q: float, confidence: float = 0.95, seed: int = 0) -> Estimate | None:
+def percentile(blocks: Blocks, q: float, confidence: float = 0.95, sessions: int = 1) -> Estimate | None:
     """The ``q`` quantile of latencies taken in blocks; None when there are too few samples to state it.
 
-    The interval is the wider of the distribution-free one (independent samples) and a bootstrap over whole blocks
-    (samples within a block share what disturbed the machine).
+    The interval is the wider of two: the distribution-free one, which takes samples for independent, and Woodruff's
+    (1952, *Confidence intervals for medians and other position measures*, JASA 47), which bounds the share of samples
+    below the value by how much that share differs between clusters, and reads the quantiles at its ends. Clusters are
+    the ``sessions`` (openings of the process; ``blocks`` are in their order, equally many in each) where there are at
+    least three, else the blocks: samples of one cluster share what disturbed the machine.
     """
     samples = np.sort(np.concatenate([np.asarray(block, float) for block in blocks])) if blocks else np.array([])
     ends = order_interval(len(samples), q, confidence)
@@ -55,30 +60,62 @@ def percentile(blocks: Blocks, q: float, confidence: float = 0.95, seed: int = 0
         return None
     value = float(np.quantile(samples, q))
     low, high = float(samples[ends[0]]), float(samples[ends[1]])
-    if len(blocks) >= 5:
-        draws = np.quantile(_resampled(_thin(blocks), seed), q, axis=1)
-        bounds = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
-        low, high = min(low, float(bounds[0])), max(high, float(bounds[1]))
+    clusters = [np.concatenate(part) for part in _sessions(blocks, sessions)]
+    if len(clusters) >= CLUSTERS:
+        sizes = np.array([len(part) for part in clusters])
+        below = np.array([np.mean(part <= value) for part in clusters])
+        # the linearised mean of shares: clusters count by their samples
+        off = sizes * (below - np.average(below, weights=sizes)) / sizes.mean()
+        half = _half(off, confidence)
+        if q + half >= 1 and order_interval(len(clusters), q, confidence) is None:
+            return None  # the largest sample bounds the quantile only where even whole clusters would
+        low = min(low, float(np.quantile(samples, max(q - half, 0.0))))
+        high = max(high, float(np.quantile(samples, min(q + half, 1.0))))
     return Estimate(value, min(low, value), max(high, value))
 
 
-def speedup_draws(baseline: Blocks, trial: Blocks, seed: int = 0, q: float = 0.5) -> tuple[float, Array]:
-    """Baseline over trial latency at quantile ``q``, and its bootstrap distribution over rounds.
+def log_ratios(baseline: Blocks, trial: Blocks, sessions: int = 1, q: float = 0.5) -> Array:
+    """Logarithms of baseline over trial latency at quantile ``q``, one for each session [sessions].
 
-    A round of the one is drawn together with the same round of the other.
+    A round of the one is compared with the same round of the other, as what slows the machine slows both; the median
+    over a session's rounds leaves single disturbed rounds out. With fewer than three sessions, one for each round.
+    Tails (``q`` above one half) are those of a whole session, as a round alone holds too few samples.
     """
     rounds = min(len(baseline), len(trial))
-    baseline, trial = baseline[:rounds], trial[:rounds]
-    value = float(np.quantile(np.concatenate(baseline), q) / np.quantile(np.concatenate(trial), q))
-    # the same seed picks the same rounds for both
-    draws = [np.quantile(_resampled(_thin(blocks), seed), q, axis=1) for blocks in (baseline, trial)]
-    return value, draws[0] / draws[1]
+    whole = sessions if sessions >= CLUSTERS else 1
+    if q > 0.5 and whole > 1:
+        pairs = zip(_sessions(baseline[:rounds], whole), _sessions(trial[:rounds], whole), strict=True)
+        tails = [[float(np.quantile(np.concatenate(side), q)) for side in pair] for pair in pairs]
+        return np.array([math.log(ours / theirs) for ours, theirs in tails])
+    logs = np.array(
+        [math.log(np.quantile(a, q) / np.quantile(b, q)) for a, b in zip(baseline[:rounds], trial, strict=False)]
+    )
+    if whole == 1:
+        return logs
+    return np.array([float(np.median(part)) for part in np.array_split(logs, whole)])
 
 
-def from_draws(value: float, draws: Array, confidence: float = 0.95) -> Estimate:
-    """A percentile bootstrap interval around ``value``."""
-    low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Estimate(value, min(float(low), value), max(float(high), value))
+def ratio(logs: Array, confidence: float = 0.95) -> Estimate:
+    """The ratio whose logarithm is the mean of ``logs``, with Student's interval.
+
+    From six values on, a fifth is trimmed at each end (Tukey & McLaughlin 1963, Sankhyā A 25): a few rounds that
+    something else disturbed do not move it. One value bounds nothing.
+    """
+    cut = len(logs) // 5 if len(logs) >= 6 else 0
+    ordered = np.sort(logs)
+    centre = float(ordered[cut : len(logs) - cut].mean())
+    if len(logs) < 2:
+        return Estimate(math.exp(centre), 0.0, math.inf)
+    winsorised = np.clip(ordered, ordered[cut], ordered[len(logs) - cut - 1])
+    kept = len(logs) - 2 * cut
+    error = float(winsorised.std(ddof=1)) * math.sqrt((len(logs) - 1) / (kept * (kept - 1)))
+    half = float(stats.t.ppf((1 + confidence) / 2, kept - 1)) * error
+    return Estimate(math.exp(centre), math.exp(centre - half), math.exp(centre + half))
+
+
+def mean_logs(blocks: Blocks, sessions: int = 1) -> Array:
+    """Logarithms of the mean latency, one for each session, or each block where there are no three sessions."""
+    return np.log([np.concatenate(part).mean() for part in _sessions(blocks, sessions)])
 
 
 def drop(baseline: Array, trial: Array, unit: str, confidence: float = 0.95, seed: int = 0) -> Estimate:
@@ -215,7 +252,8 @@ def likeness(original: Array, answers: Array, confidence: float = 0.95, seed: in
     picks = random.integers(0, len(a), (RESAMPLES, len(a)))
     totals = spread[picks].sum(axis=1)
     draws = 1 - error[picks].sum(axis=1) / np.where(totals > 0, totals, 1)
-    return from_draws(value, draws, confidence)
+    low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Estimate(value, min(float(low), value), max(float(high), value))
 
 
 def _binary(values: Array) -> bool:
@@ -226,15 +264,14 @@ def _finite(value: float) -> float:
     return max(min(value, 1e9), -1e9)
 
 
-def _thin(blocks: Blocks, most: int = 100) -> Array:
-    """Blocks as rows of equally many, evenly spaced quantiles: what varies between blocks is kept, and it is quick."""
-    points = min(most, *(len(block) for block in blocks)) if len(blocks) > 1 else min(most, len(blocks[0]))
-    at = (np.arange(points) + 0.5) / points
-    return np.stack([np.quantile(np.asarray(block, float), at) for block in blocks])
+def _sessions(blocks: Blocks, sessions: int) -> list[list[Array]]:
+    """The blocks of each session, or each block alone where there are fewer than three sessions."""
+    count = sessions if sessions >= CLUSTERS else len(blocks)
+    places = np.array_split(np.arange(len(blocks)), max(count, 1))
+    return [[np.asarray(blocks[place], float) for place in part] for part in places if len(part)]
 
 
-def _resampled(rows: Array, seed: int) -> Array:
-    """Bootstrap resamples of whole rows, each flattened: [resamples, rows × points]."""
-    random = np.random.default_rng(seed)
-    picks = random.integers(0, len(rows), (RESAMPLES, len(rows)))
-    return rows[picks].reshape(RESAMPLES, -1)
+def _half(values: Array, confidence: float) -> float:
+    """Half of Student's interval of a mean."""
+    count = len(values)
+    return float(stats.t.ppf((1 + confidence) / 2, count - 1)) * float(values.std(ddof=1)) / math.sqrt(count)

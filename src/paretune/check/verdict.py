@@ -13,7 +13,7 @@ from paretune.ask.budget import LATENCIES, Budget, Limit
 from paretune.ask.score import UNBOUNDED
 from paretune.check.answers import Answers, Array
 from paretune.check.measurement import BatchRun, Measurement
-from paretune.check.statistics import Estimate, drop, from_draws, likeness, mean, percentile, speedup_draws
+from paretune.check.statistics import Estimate, drop, likeness, log_ratios, mean, mean_logs, percentile, ratio
 
 Ruling = Literal["meets", "breaks", "undecided"]
 
@@ -79,9 +79,9 @@ def judge(
         The id of a second companion of the measurement, for ``reference_speedups``.
     """
     level = budget.confidence
-    speed = {batch: _speedup(baseline, run, baseline.id, seed) for batch, run in trial.runs.items()}
+    speed = {batch: _speedup(baseline, run) for batch, run in trial.runs.items()}
     beside = {
-        batch: from_draws(*speedup_draws(run.beside[reference], run.blocks, seed), level)
+        batch: ratio(log_ratios(run.beside[reference], run.blocks, run.sessions), level)
         for batch, run in trial.runs.items()
         if reference is not None and reference in run.beside
     }
@@ -94,7 +94,7 @@ def judge(
     rulings = {finding.verdict for finding in findings}
     ruling: Ruling = "breaks" if "breaks" in rulings else "undecided" if "undecided" in rulings else "meets"
     pace = _pace(speed, list(speed), level)
-    merit = _merit(baseline, trial, budget, speed, agreement, seed)
+    merit = _merit(baseline, trial, budget, speed, agreement)
     return Verdict(
         id=trial.id,
         verdict=ruling,
@@ -102,7 +102,7 @@ def judge(
         merit=merit,
         pace=pace,
         improves=pace.value > 1 and (budget.objective.name in ("size", "memory", "drop") or merit.value > 1),
-        speedups={batch: from_draws(*found, level) for batch, found in speed.items()},
+        speedups={batch: ratio(logs, level) for batch, logs in speed.items()},
         reference_speedups=beside,
         scores=scores,
         drops=drops,
@@ -134,10 +134,10 @@ def _risk(ours: Answers | None, theirs: Answers | None, agreement: Estimate | No
     return changed + float(np.abs(ours.confidence - theirs.confidence).mean())
 
 
-def _speedup(baseline: Measurement, run: BatchRun, name: str, seed: int, q: float = 0.5) -> tuple[float, Any]:
+def _speedup(baseline: Measurement, run: BatchRun, q: float = 0.5) -> Array:
     # the baseline has none beside it but itself
-    beside = run.beside[name] if name in run.beside else baseline.runs[run.batch].blocks
-    return speedup_draws(beside, run.blocks, seed, q)
+    beside = run.beside[baseline.id] if baseline.id in run.beside else baseline.runs[run.batch].blocks
+    return log_ratios(beside, run.blocks, run.sessions, q)
 
 
 def _accuracy(
@@ -152,45 +152,44 @@ def _accuracy(
     return scores, drops, units, likeness(ours.compared, theirs.compared, level, seed)
 
 
-def _pace(speed: Mapping[int, tuple[float, Any]], runs: list[int], level: float) -> Estimate:
-    value = math.exp(float(np.mean([math.log(speed[number][0]) for number in runs])))
-    draws = np.exp(np.mean([np.log(speed[number][1]) for number in runs], axis=0))
-    return from_draws(value, draws, level)
+def _pace(speed: Mapping[int, Array], runs: list[int], level: float) -> Estimate:
+    """The geometric mean over batch sizes, session by session."""
+    units = min(len(speed[number]) for number in runs)
+    return ratio(np.mean([speed[number][:units] for number in runs], axis=0), level)
 
 
 def _merit(
     baseline: Measurement,
     trial: Measurement,
     budget: Budget,
-    speed: Mapping[int, tuple[float, Any]],
+    speed: Mapping[int, Array],
     agreement: Estimate | None,
-    seed: int,
 ) -> Estimate:
     name, batch = budget.objective.name, budget.objective.batch
     if name == "size":
-        ratio = baseline.size_bytes / trial.size_bytes
-        return Estimate(ratio, ratio, ratio)
+        smaller = baseline.size_bytes / trial.size_bytes
+        return Estimate(smaller, smaller, smaller)
     if name == "drop":
         return agreement or Estimate(math.nan, math.nan, math.nan)
     runs = [number for number in speed if batch in (None, number)]
     if name == "memory":
         peaks = [(baseline.runs[number].peak_bytes, trial.runs[number].peak_bytes) for number in runs]
         logs = [math.log(ours / theirs) for ours, theirs in peaks if ours and theirs]
-        ratio = math.exp(float(np.mean(logs))) if logs else math.nan
-        return Estimate(ratio, ratio, ratio)
+        smaller = math.exp(float(np.mean(logs))) if logs else math.nan
+        return Estimate(smaller, smaller, smaller)
     if name in ("p90", "p95", "p99"):
         q = int(name[1:]) / 100
-        speed = {number: _speedup(baseline, trial.runs[number], baseline.id, seed, q) for number in runs}
+        speed = {number: _speedup(baseline, trial.runs[number], q) for number in runs}
     elif name == "throughput":
         speed = {number: _rate_ratio(speed[number], trial.runs[number]) for number in runs}
     return _pace(speed, runs, budget.confidence)
 
 
-def _rate_ratio(speed: tuple[float, Any], run: BatchRun) -> tuple[float, Any]:
+def _rate_ratio(speed: Array, run: BatchRun) -> Array:
     """Throughput over the baseline's: the ratio of latencies, times how many callers were answered at once."""
     mean_ms = float(np.mean(np.concatenate([np.asarray(block) for block in run.blocks])))
     at_once = run.rows_per_s * mean_ms / 1e3 / run.batch
-    return speed[0] * at_once, speed[1] * at_once
+    return speed + math.log(at_once)
 
 
 def _findings(
@@ -218,31 +217,29 @@ def _findings(
     for batch, run in trial.runs.items():
         if limit.batch in (None, batch):
             where = f"at batch {batch}" if len(trial.runs) > 1 or limit.batch else ""
-            found.append(replace(_run_finding(limit, run, where, level, seed), batch=batch))
+            found.append(replace(_run_finding(limit, run, where, level), batch=batch))
     return found or [Finding(limit, "undecided", None, f"batch {limit.batch} was not measured")]
 
 
-def _run_finding(limit: Limit, run: BatchRun, where: str, level: float, seed: int) -> Finding:
+def _run_finding(limit: Limit, run: BatchRun, where: str, level: float) -> Finding:
     if limit.name in LATENCIES:
-        estimate = percentile(run.blocks, int(limit.name[1:]) / 100, level, seed)
+        estimate = percentile(run.blocks, int(limit.name[1:]) / 100, level, run.sessions)
         if estimate is None:
             return Finding(
                 limit, "undecided", None, f"{run.samples} samples are too few for {limit.name} {where}".strip()
             )
         return _more(_ruled(limit, estimate, where), run.samples, "samples")
     if limit.name == "throughput":
-        return _more(_ruled(limit, _throughput(run, level, seed), where), run.samples, "samples")
+        return _more(_ruled(limit, _throughput(run, level), where), run.samples, "samples")
     if run.peak_bytes is None:
         return Finding(limit, "undecided", None, "memory cannot be read on this system")
     return _ruled(limit, Estimate(*[float(run.peak_bytes)] * 3), where)
 
 
-def _throughput(run: BatchRun, level: float, seed: int) -> Estimate:
-    """Rows per second; the interval follows the mean latency over whole blocks."""
-    means = np.array([float(np.mean(block)) for block in run.blocks])
-    random = np.random.default_rng(seed)
-    draws = means[random.integers(0, len(means), (1000, len(means)))].mean(axis=1)
-    return from_draws(run.rows_per_s, run.rows_per_s * means.mean() / draws, level)
+def _throughput(run: BatchRun, level: float) -> Estimate:
+    """Rows per second; the interval is that of the mean latency."""
+    found = ratio(-mean_logs(run.blocks, run.sessions), level)
+    return Estimate(*(run.rows_per_s * end / found.value for end in (found.value, found.low, found.high)))
 
 
 def _drop_finding(limit: Limit, name: str, ours: Array, theirs: Array, level: float, seed: int) -> Finding:

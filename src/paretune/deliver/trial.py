@@ -106,7 +106,7 @@ class Trial:
 
 def timing(run: BatchRun, level: float) -> dict[str, Any]:
     """Latency, throughput and memory at one batch size, as ``result.json`` says them."""
-    found = {name: percentile(run.blocks, int(name[1:]) / 100, level) for name in LATENCIES}
+    found = {name: percentile(run.blocks, int(name[1:]) / 100, level, run.sessions) for name in LATENCIES}
     return {
         "latency_ms": {name: value.describe() if value else None for name, value in found.items()},
         "throughput_per_s": run.rows_per_s,
@@ -116,6 +116,7 @@ def timing(run: BatchRun, level: float) -> dict[str, Any]:
         "file_bytes": run.file_bytes,
         "energy_j": {"value": None, "kind": "unavailable"},
         "samples": run.samples,
+        "sessions": run.sessions,
         "callers": run.callers,
         "settled": run.settled,
     }

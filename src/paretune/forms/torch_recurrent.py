@@ -1,8 +1,8 @@
 """Recurrent layers as the single ONNX operators they are.
 
-``torch.export`` unrolls ``nn.LSTM``, ``nn.GRU`` and ``nn.RNN`` step by step, which fixes the length of the sequence and
-makes a graph as long as the example was. Here they are replaced, on a copy that is about to be exported, by modules that
-stand for one operator each (ONNX operator specification: LSTM, GRU, RNN); such a copy computes nothing itself.
+``torch.export`` unrolls ``nn.LSTM``, ``nn.GRU`` and ``nn.RNN`` step by step, which fixes the length of the sequence
+and makes a graph as long as the example was. Here they are replaced, on a copy that is about to be exported, by modules
+that stand for one operator each (ONNX operator specification: LSTM, GRU, RNN); such a copy computes nothing itself.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 _ORDER = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN": (0,)}
-"""For each of ONNX's gates its place in torch: input, output, forget, cell from i, f, g, o; update, reset, new from r, z,
-n."""
+"""For each of ONNX's gates its place in torch: input, output, forget, cell from i, f, g, o; update, reset, new from
+r, z, n."""
 _KINDS = (nn.LSTM, nn.GRU, nn.RNN)
 
 
@@ -29,8 +29,8 @@ def as_operators(module: nn.Module) -> nn.Module:
         return made.setdefault(id(part), Recurrent(part)) if _plain(part) else part  # type: ignore[arg-type]
 
     for parent in list(module.modules()):
-        for name, part in list(parent.named_children()):
-            if _plain(part):
+        for name, part in list(parent._modules.items()):  # named_children leaves out the second name of a part
+            if part is not None and _plain(part):
                 setattr(parent, name, twin(part))
     return twin(module)
 

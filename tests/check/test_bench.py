@@ -14,7 +14,7 @@ import pytest
 
 from paretune.ask.artifact import Artifact, TensorSpec
 from paretune.ask.data import Split
-from paretune.check import measurement
+from paretune.check import bench as bench_module
 from paretune.check.measurement import BatchRun
 from paretune.check.plan import Plan
 from paretune.errors import DataError, MeasureError
@@ -30,7 +30,7 @@ def opened(mark: Path) -> int:
 
 def test_a_measurement_holds_what_was_asked(workbench: Bench, data: Split) -> None:
     subject = workbench.subject(pause_ms=3.0)
-    found = workbench.bench.latency(subject, data, (1, 4), PLAN)
+    found = workbench.bench.latency([subject], data, (1, 4), PLAN)[subject.id]
     assert (found.id, found.size_bytes, found.parameters, found.macs) == ("fine", 100, 3, 12)
     assert set(found.runs) == {1, 4}
     for batch, run in found.runs.items():
@@ -57,7 +57,7 @@ def test_what_was_measured_is_not_measured_again(workbench: Bench, data: Split, 
 
     def both() -> tuple[Any, Any]:
         bench = workbench.bench
-        return bench.latency(subject, data, (2,), PLAN), bench.answer(subject, data, "heldout", 2)
+        return bench.latency([subject], data, (2,), PLAN)[subject.id], bench.answer(subject, data, "heldout", 2)
 
     first, answers = both()
     assert opened(mark) == 1, "the child that was timed is the one that answers"
@@ -66,7 +66,7 @@ def test_what_was_measured_is_not_measured_again(workbench: Bench, data: Split, 
     assert workbench.heard.cached == [("latency", False), ("answers", False), ("latency", True), ("answers", True)]
     assert again == first
     assert np.array_equal(same.compared, answers.compared)
-    workbench.bench.latency(subject, data, (2,), Plan(2, 0.002, 3, 2))
+    workbench.bench.latency([subject], data, (2,), Plan(2, 0.002, 3, 2))
     workbench.bench.answer(subject, data.head(9), "heldout", 2)
     assert workbench.heard.cached[4:] == [("latency", False), ("answers", False)], "another plan, other data"
 
@@ -77,9 +77,10 @@ def test_companions_are_measured_in_the_same_rounds_and_stay_stopped(
     bench, mark = workbench.bench, tmp_path / "mark"
     standing = workbench.subject(name="standing", mark=str(mark), pause_ms=2.0)
     bench.companions.append(standing)
-    assert bench.latency(standing, data, (2,), PLAN).runs[2].beside == {}
+    assert bench.latency([standing], data, (2,), PLAN)[standing.id].runs[2].beside == {}
     for factor in (2.0, 3.0):
-        run = bench.latency(workbench.subject(name=f"x{factor}", factor=factor), data, (2,), PLAN).runs[2]
+        name = f"x{factor}"
+        run = bench.latency([workbench.subject(name=name, factor=factor)], data, (2,), PLAN)[name].runs[2]
         assert list(run.beside) == ["standing"]
         assert len(run.beside["standing"]) == len(run.blocks) == PLAN.rounds
         assert min(map(min, run.beside["standing"])) >= 2
@@ -101,26 +102,26 @@ def test_a_failing_subject_is_a_remembered_finding_and_the_bench_goes_on(
     failing = workbench.subject(mode, mark=str(mark))
     for _ in range(2):
         with pytest.raises(MeasureError, match=f"^rogue: .*{says}") as caught:
-            bench.latency(failing, data, (1,), PLAN)
+            bench.latency([failing], data, (1,), PLAN)
         assert "\n" not in str(caught.value)
     assert opened(mark) == 1, "it is not tried again"
-    run = bench.latency(workbench.subject(), data, (1,), PLAN).runs[1]
+    run = bench.latency([workbench.subject()], data, (1,), PLAN)["fine"].runs[1]
     assert list(run.beside) == ["standing"]
     assert {name for name, _ in bench._children} == {"standing", "fine"}
     assert len(psutil.Process().children()) == 2
 
 
 def test_a_hanging_subject_is_ended(workbench: Bench, data: Split, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = measurement.Child.call
+    real = bench_module.Child.call
 
     def impatient(self: Any, command: str, timeout_s: float, **arguments: Any) -> dict[str, Any]:
         return real(self, command, min(timeout_s, 1.0) if command == "time" else timeout_s, **arguments)
 
-    monkeypatch.setattr(measurement.Child, "call", impatient)
+    monkeypatch.setattr(bench_module.Child, "call", impatient)
     with pytest.raises(MeasureError, match=r"^rogue: hangs: no answer to 'time' within 1 s"):
-        workbench.bench.latency(workbench.subject("hang"), data, (1,), PLAN)
+        workbench.bench.latency([workbench.subject("hang")], data, (1,), PLAN)
     assert not psutil.Process().children()
-    assert workbench.bench.latency(workbench.subject(), data, (1,), PLAN).runs[1].samples >= 9
+    assert workbench.bench.latency([workbench.subject()], data, (1,), PLAN)["fine"].runs[1].samples >= 9
 
 
 @pytest.mark.parametrize(
@@ -137,11 +138,11 @@ def test_a_companion_that_was_killed_idle_is_opened_again(workbench: Bench, data
     bench, mark = workbench.bench, tmp_path / "mark"
     standing = workbench.subject(name="standing", mark=str(mark))
     bench.companions.append(standing)
-    bench.latency(standing, data, (1,), PLAN)
+    bench.latency([standing], data, (1,), PLAN)
     (child,) = bench._children.values()
     os.kill(child.pid, signal.SIGKILL)
     child._process.wait()
-    assert bench.latency(workbench.subject(), data, (1,), PLAN).runs[1].beside["standing"]
+    assert bench.latency([workbench.subject()], data, (1,), PLAN)["fine"].runs[1].beside["standing"]
     assert opened(mark) == 2
 
 
@@ -149,11 +150,63 @@ def test_the_death_of_a_companion_is_not_remembered_of_the_subject(workbench: Be
     bench, innocent = workbench.bench, workbench.subject()
     bench.companions.append(workbench.subject("segfault", name="standing"))
     with pytest.raises(MeasureError, match="SIGSEGV"):
-        bench.latency(innocent, data, (1,), PLAN)
+        bench.latency([innocent], data, (1,), PLAN)
     assert not psutil.Process().children()
     bench.companions.clear()
     bench.companions.append(workbench.subject(name="standing"))
-    assert bench.latency(innocent, data, (1,), PLAN).runs[1].samples >= 9
+    assert bench.latency([innocent], data, (1,), PLAN)[innocent.id].runs[1].samples >= 9
+
+
+SESSIONS = Plan(rounds=2, seconds=0.002, count=3, beside=2, sessions=4)
+
+
+def test_every_session_opens_its_processes_anew_and_is_a_step_of_its_own(
+    workbench: Bench, data: Split, tmp_path: Path
+) -> None:
+    bench, marks = workbench.bench, [tmp_path / "standing", tmp_path / "subject"]
+    bench.companions.append(workbench.subject(name="standing", mark=str(marks[0])))
+    subject = workbench.subject(mark=str(marks[1]), pause_ms=1.0)
+    heard: list[int] = []
+    run = bench.latency([subject], data, (1, 2), SESSIONS, heard=heard.append)["fine"].runs[2]
+    assert heard == [0, 1, 2, 3]
+    assert (run.sessions, len(run.blocks), len(run.beside["standing"])) == (4, 8, 8)
+    assert [opened(mark) for mark in marks] == [8, 8], "once a session and batch size"
+    assert not psutil.Process().children()
+    assert run.rows_per_s == pytest.approx(2e3 / np.mean(np.concatenate(run.blocks)), rel=0.2)
+    longer = Plan(rounds=2, seconds=0.002, count=3, beside=2, sessions=5)
+    again = bench.latency([subject], data, (1, 2), longer)["fine"].runs[2]
+    assert again.blocks[:8] == run.blocks, "finished sessions are not repeated"
+    assert opened(marks[1]) == 10
+
+
+def test_sessions_end_when_it_is_enough_but_not_before_three(workbench: Bench, data: Split) -> None:
+    found = workbench.bench.latency([workbench.subject()], data, (1,), SESSIONS, enough=lambda: True)
+    assert found["fine"].runs[1].sessions == 3
+
+
+def test_several_are_measured_in_the_same_rounds_beside_the_companions(workbench: Bench, data: Split) -> None:
+    bench = workbench.bench
+    bench.companions += [workbench.subject(name="standing", pause_ms=2.0), workbench.subject(name="second")]
+    slow = workbench.subject(name="slow", pause_ms=3.0)
+    found = bench.latency([slow, bench.companions[1]], data, (1,), SESSIONS)
+    assert set(found) == {"slow", "second"}
+    assert set(found["slow"].runs[1].beside) == {"standing", "second"}
+    assert set(found["second"].runs[1].beside) == {"standing"}, "nothing stands beside itself"
+    assert found["slow"].runs[1].beside["second"] == found["second"].runs[1].blocks
+    assert min(map(min, found["slow"].runs[1].blocks)) >= 3
+    assert min(map(min, found["slow"].runs[1].beside["standing"])) >= 2
+
+
+def test_who_failed_among_several_is_named_and_remembered(workbench: Bench, data: Split, tmp_path: Path) -> None:
+    bench, mark = workbench.bench, tmp_path / "mark"
+    both = [workbench.subject(), workbench.subject("segfault", name="bad", mark=str(mark))]
+    for _ in range(2):
+        with pytest.raises(MeasureError, match="SIGSEGV") as caught:
+            bench.latency(both, data, (1,), SESSIONS)
+        assert caught.value.guilty == "bad"
+        assert not psutil.Process().children()
+    assert opened(mark) == 1
+    assert bench.latency(both[:1], data, (1,), SESSIONS)["fine"].runs[1].sessions == 4
 
 
 def bad_nan(outputs: Any, labels: Any) -> Any:

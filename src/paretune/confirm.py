@@ -1,0 +1,112 @@
+"""Confirming: the finalists once more, all in the same rounds, then on held-out data from the safest to the fastest."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from paretune.check.front import finalists
+from paretune.check.measurement import Measurement
+from paretune.check.plan import HURRIED, Plan, confirm_s, fitting
+from paretune.check.verdict import Verdict, judge
+from paretune.deliver.trial import Trial
+from paretune.errors import DataError, MeasureError
+from paretune.loop import Loop
+
+
+def confirm(loop: Loop) -> None:
+    """Measure the finalists anew and test them on all of held-out, until the first that fails there."""
+    ranked = [trial.ranked for trial in loop.trials if loop.eligible(trial) and trial.ranked is not None]
+    left_s = max(loop.journal.left_s, 5.0)
+    plan, most = fitting(left_s, loop.pace_s, len(loop.data.heldout), loop.bench.open_s)
+    hurried = loop.stopped == "interrupted"
+    if hurried:
+        plan, most = HURRIED, 2
+    chosen = finalists(ranked, loop.batches, most)
+    if not chosen:
+        return
+    loop.journal.say("stage", f"confirming {len(chosen)} finalists on {len(loop.data.heldout):,} held-out examples")
+    by_id = {trial.id: trial for trial in loop.trials}
+    sequence = [by_id[verdict.id] for verdict in chosen]
+    measured = _measured(loop, sequence, plan, hurried)
+    opened = 0
+    for trial in sequence:
+        if trial.id not in measured or loop.stopped_at is not None:
+            continue
+        interrupted = loop.stopped == "interrupted" and not hurried
+        if opened and (interrupted or (loop.journal.left_s < 0 and not hurried)):
+            trial.why = f"not confirmed: {'interrupted' if interrupted else 'the time was over'}"
+            loop.stopped = "time" if loop.stopped == "finished" else loop.stopped
+            continue
+        opened += 1
+        try:
+            trial.confirmed = _tested(loop, trial, measured[trial.id])
+        except (MeasureError, DataError) as error:
+            trial.why = f"failed while being confirmed: {error}"
+            loop.stopped_at = trial
+            continue
+        if trial.confirmed.data == "heldout":
+            loop.journal.tell(trial)
+            if trial.confirmed.verdict != "meets":
+                loop.stopped_at = trial
+
+
+def _measured(loop: Loop, trials: Sequence[Trial], plan: Plan, hurried: bool) -> Mapping[str, Measurement]:
+    """Speed and memory of all finalists, taking turns; one that fails is left out, and the others begin again."""
+    left = list(trials)
+    failures = 0
+    answering = dataclasses.replace(plan, sessions=0)
+    kept_s = confirm_s(answering, len(left), loop.pace_s, len(loop.data.heldout), loop.bench.open_s)
+
+    def enough() -> bool:
+        return (loop.stopped == "interrupted" and not hurried) or loop.journal.left_s < kept_s
+
+    def heard(session: int) -> None:
+        loop.journal.say("progress", f"timing the finalists, session {session + 1} of {plan.sessions}")
+
+    while left:
+        subjects = [loop.subject(trial) for trial in left]
+        try:
+            return loop.bench.latency(subjects, loop.data.ranking, loop.batches, plan, enough, heard)
+        except MeasureError as error:
+            failures += 1
+            failed = [trial for trial in left if trial.id == error.guilty]
+            if not failed and failures > 1:  # the original or the reference itself, and again
+                failed = left
+            for trial in failed:
+                trial.why = f"failed while being confirmed: {error}"
+            left = [trial for trial in left if trial not in failed]
+    return {}
+
+
+def _tested(loop: Loop, trial: Trial, measured: Measurement) -> Verdict:
+    """Speed, memory and size first; held-out data is opened only for what meets those limits."""
+    base = loop.baseline.measurement
+    assert base is not None
+    loop.journal.say("progress", f"confirming {trial.candidate.title}")
+    limits = tuple(limit for limit in loop.budget.limits if limit.name != "drop")
+    without_drop = dataclasses.replace(loop.budget, limits=limits)
+    first = judge(base, measured, without_drop, None, loop.reference_id, loop.seed)
+    if first.verdict != "meets":
+        told = min(first.findings, key=lambda finding: ("breaks", "undecided", "meets").index(finding.verdict))
+        trial.why = f"measured anew, {told.text}"
+        assert trial.ranked is not None
+        # what was found on the ranking data still stands beside the new figures
+        drops = tuple(finding for finding in trial.ranked.findings if finding.limit.name == "drop")
+        return dataclasses.replace(
+            trial.ranked,
+            verdict=first.verdict,
+            findings=(*first.findings, *drops),
+            merit=first.merit,
+            pace=first.pace,
+            speedups=first.speedups,
+            reference_speedups=first.reference_speedups,
+            measurement=first.measurement,
+        )
+    if "heldout" not in base.answers:
+        found = loop.bench.answer(loop.subject(loop.baseline), loop.data.heldout, "heldout", loop.answer_batch)
+        base = dataclasses.replace(base, answers={**base.answers, "heldout": found})
+        loop.baseline.measurement = base
+    answers = loop.bench.answer(loop.subject(trial), loop.data.heldout, "heldout", loop.answer_batch)
+    whole = dataclasses.replace(measured, answers={"heldout": answers})
+    return judge(base, whole, loop.budget, "heldout", loop.reference_id, loop.seed)

@@ -99,6 +99,8 @@ def _tested(loop: Loop, trial: Trial, measured: Measurement) -> Verdict:
             findings=(*first.findings, *drops),
             merit=first.merit,
             pace=first.pace,
+            improves=first.improves,
+            slower=first.slower,
             speedups=first.speedups,
             reference_speedups=first.reference_speedups,
             measurement=first.measurement,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections.abc import Mapping
@@ -199,6 +200,17 @@ def test_merit_is_how_much_better_than_the_baseline(minimize: str | None, value:
     assert verdict.merit.low <= verdict.merit.value <= verdict.merit.high
     assert verdict.pace.value == pytest.approx(2, rel=0.02)
     assert verdict.speedups.keys() == {1, 8}
+
+
+def test_who_is_shown_slower_at_one_batch_size_does_not_improve() -> None:
+    base = measured("base", 1.0, batches=(1, 8))
+    mixed = measured("mixed", 0.5, batches=(1, 8))
+    mixed = dataclasses.replace(mixed, runs={**mixed.runs, 1: run(1, 1.3)})
+    verdict = judge(base, mixed, Budget.parse(""))
+    assert verdict.pace.value > 1
+    assert (verdict.improves, verdict.slower) == (False, (1,))
+    only = judge(base, mixed, Budget.parse("", "p50@8"))
+    assert (only.improves, only.slower) == (True, ()), "the objective does not look at batch 1"
 
 
 def test_the_objective_may_be_to_answer_alike() -> None:

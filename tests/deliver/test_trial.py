@@ -80,10 +80,10 @@ def test_the_artefact_is_named_from_the_run_where_it_lies_in_it(tmp_path: Path) 
 
 
 def test_a_percentile_without_enough_samples_is_null() -> None:
-    told = timing(run(), 0.95)
-    assert all(told["latency_ms"].values()), "400 samples state them all"
-    assert told["samples"] == 400
-    few = timing(run(count=4, rounds=10), 0.95)["latency_ms"]
+    told = timing(run(count=100), 0.95)
+    assert all(told["latency_ms"].values()), "1,600 samples state them all"
+    assert (told["samples"], told["sessions"]) == (1600, 1)
+    few = timing(run(count=4, rounds=15), 0.95)["latency_ms"]
     assert [name for name, value in few.items() if value is None] == ["p95", "p99"]
     assert told["energy_j"] == {"value": None, "kind": "unavailable"}
     assert (told["throughput_per_s"], told["callers"], told["peak_memory_bytes"]) == (950.0, 2, 10**8)

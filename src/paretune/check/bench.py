@@ -213,10 +213,7 @@ class Bench:
     ) -> dict[str, BatchRun]:
         """Blocks of latencies of ``everyone``, in rounds of shuffled order; the runs of those in ``mine``."""
         feeds_ = {one.id: self._feed(sample, one.artifact, batch, limit=FEED_BATCHES) for one in everyone}
-        children = {}
-        for one in everyone:
-            with _blaming(one.id, one.id in mine):
-                children[one.id] = self._child(one, batch)
+        children = self._open(everyone, batch, mine)
         blocks: dict[str, list[tuple[float, ...]]] = {name: [] for name in children}
         elapsed = dict.fromkeys(children, 0.0)
         random = np.random.default_rng(seed)
@@ -297,15 +294,40 @@ class Bench:
             self._scratch = self.store.scratch()
         return self._scratch
 
+    def _open(self, everyone: list[Subject], batch: int, mine: set[str]) -> dict[str, Child]:
+        """The children of all, opened side by side where they are not open yet."""
+        began = time.perf_counter()
+        fresh = []
+        for one in everyone:
+            with _blaming(one.id, one.id in mine):
+                if not self._standing(one, batch):
+                    self._children[one.id, batch] = self._start(one, batch, wait=False)
+                    fresh.append(one)
+        for number, one in enumerate(fresh):
+            try:
+                with _blaming(one.id, one.id in mine):
+                    self._children[one.id, batch].opened()
+            except MeasureError:
+                for later in fresh[number + 1 :]:  # half opened, they are of no use to anybody
+                    self._children.pop((later.id, batch)).close()
+                raise
+        if fresh:
+            self._opened_s.append((time.perf_counter() - began) / len(fresh))
+        return {one.id: self._children[one.id, batch] for one in everyone}
+
     def _child(self, subject: Subject, batch: int) -> Child:
+        if not self._standing(subject, batch):
+            self._children[subject.id, batch] = self._start(subject, batch)
+        return self._children[subject.id, batch]
+
+    def _standing(self, subject: Subject, batch: int) -> bool:
         key = (subject.id, batch)
         if key in self._children and not self._children[key].alive:  # killed while it stood idle, for memory say
             self._children.pop(key).close()
-        if key not in self._children:
-            began = time.perf_counter()
-            self._children[key] = Child(subject.artifact, subject.target, self.machine["threads"], batch, self.scratch)
-            self._opened_s.append(time.perf_counter() - began)
-        return self._children[key]
+        return key in self._children
+
+    def _start(self, subject: Subject, batch: int, wait: bool = True) -> Child:
+        return Child(subject.artifact, subject.target, self.machine["threads"], batch, self.scratch, wait)
 
     def _drop(self, subject: Subject, batch: int, keep: bool = False) -> None:
         """End a subject's child; ``keep`` lets the one stand whose answers may be asked next."""

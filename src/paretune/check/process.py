@@ -47,6 +47,9 @@ class Child:
         The batch size it is opened for (a ragged last batch must run all the same).
     scratch
         Where its private files go while it lives; None: the system's temporary directory.
+    wait
+        Whether to wait until it is open; otherwise :meth:`opened` must be called before anything else, and several
+        children open side by side meanwhile.
 
     Raises
     ------
@@ -55,7 +58,13 @@ class Child:
     """
 
     def __init__(
-        self, artifact: Artifact, target: Target, threads: int, batch: int, scratch: Path | None = None
+        self,
+        artifact: Artifact,
+        target: Target,
+        threads: int,
+        batch: int,
+        scratch: Path | None = None,
+        wait: bool = True,
     ) -> None:
         self.target, self.batch = target, batch
         self._private = Path(tempfile.mkdtemp(dir=scratch, prefix=f"{os.getpid()}-paretune-child-"))
@@ -63,9 +72,8 @@ class Child:
         self._stopped = False
         try:
             self._start(threads)
-            opened = self.call(
+            self._send(
                 "open",
-                OPEN_TIMEOUT_S,
                 artifact=artifact.describe(),
                 root=str(artifact.root.resolve()),
                 origin=self._ship(artifact.origin),
@@ -77,9 +85,20 @@ class Child:
         except BaseException:
             self.close()
             raise
-        self.callers = int(opened["callers"])
-        self.import_bytes: int | None = opened["import_bytes"]
-        self.open_s = float(opened["seconds"])
+        if wait:
+            self.opened()
+
+    def opened(self) -> None:
+        """Wait until it is open; from then on it stands stopped between calls."""
+        try:
+            with self._running():
+                told = self._receive("open", OPEN_TIMEOUT_S)
+        except BaseException:
+            self.close()
+            raise
+        self.callers = int(told["callers"])
+        self.import_bytes: int | None = told["import_bytes"]
+        self.open_s = float(told["seconds"])
 
     def _start(self, threads: int) -> None:
         cpus = spread_cpus()[:threads] if sys.platform == "linux" else []
@@ -128,20 +147,26 @@ class Child:
 
     def call(self, command: str, timeout_s: float, **arguments: Any) -> dict[str, Any]:
         """Send one request and wait for its answer."""
-        assert self._process.stdin is not None
         with self._running():
-            try:
-                self._process.stdin.write(json.dumps({"command": command, **arguments}) + "\n")
-                self._process.stdin.flush()
-                line = self._answers.get(timeout=timeout_s)
-            except (BrokenPipeError, ValueError):  # it died, or was ended before
-                line = ""
-            except queue.Empty:
-                self.close()
-                late = MeasureError(f"hangs: no answer to {command!r} within {timeout_s:.0f} s", where=self.target.name)
-                late.passing = True
-                raise late from None
+            self._send(command, **arguments)
+            return self._receive(command, timeout_s)
+
+    def _send(self, command: str, **arguments: Any) -> None:
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError, ValueError):  # it died, or was ended before: no answer will tell
+            self._process.stdin.write(json.dumps({"command": command, **arguments}) + "\n")
+            self._process.stdin.flush()
+
+    def _receive(self, command: str, timeout_s: float) -> dict[str, Any]:
+        try:
+            line = self._answers.get(timeout=timeout_s)
+        except queue.Empty:
+            self.close()
+            late = MeasureError(f"hangs: no answer to {command!r} within {timeout_s:.0f} s", where=self.target.name)
+            late.passing = True
+            raise late from None
         if not line.endswith("\n"):  # nothing, or half an answer
+            self._answers.put("")  # whoever asks again is told the same
             died = MeasureError(self._last_words(command), where=self.target.name)
             # the system's way of ending what takes too much memory
             died.passing = self._process.poll() == -9

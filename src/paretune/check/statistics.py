@@ -67,8 +67,8 @@ def percentile(blocks: Blocks, q: float, confidence: float = 0.95, sessions: int
         # the linearised mean of shares: clusters count by their samples
         off = sizes * (below - np.average(below, weights=sizes)) / sizes.mean()
         half = _half(off, confidence)
-        if q + half >= 1 and order_interval(len(clusters), q, confidence) is None:
-            return None  # the largest sample bounds the quantile only where even whole clusters would
+        if q + half >= 1 and q > 0.5:
+            return None  # a tail may lie beyond all that was seen; for a median that is at worst its interval
         low = min(low, float(np.quantile(samples, max(q - half, 0.0))))
         high = max(high, float(np.quantile(samples, min(q + half, 1.0))))
     return Estimate(value, min(low, value), max(high, value))

@@ -38,9 +38,10 @@ class Verdict:
     """What is true of one subject, next to the baseline, at the budget's confidence.
 
     ``verdict`` is ``breaks`` if any limit breaks, ``meets`` if all meet. ``merit`` is the objective as a ratio to the
-    baseline, higher is better; ``pace`` the geometric mean of the p50 speed-ups over all batch sizes; ``improves`` is
-    false for what is slower than the baseline, over all or by the objective, and is never called best; ``risk`` is how
-    far its answers are from the original's: 0 for the same answers, NaN when it gave none; ``data`` names the examples
+    baseline, higher is better; ``pace`` the geometric mean of the p50 speed-ups over all batch sizes. ``improves`` is
+    false for what is slower than the baseline, over all, by the objective, or at ``slower``, the batch sizes under the
+    objective where that is shown by the whole interval: it is never called best. ``risk`` is how far its answers are
+    from the original's: 0 for the same answers, NaN when it gave none; ``data`` names the examples
     that drops and agreement come from.
     """
 
@@ -59,6 +60,7 @@ class Verdict:
     risk: float
     data: str | None
     measurement: Measurement
+    slower: tuple[int, ...] = ()
 
 
 def judge(
@@ -95,14 +97,20 @@ def judge(
     ruling: Ruling = "breaks" if "breaks" in rulings else "undecided" if "undecided" in rulings else "meets"
     pace = _pace(speed, list(speed), level)
     merit = _merit(baseline, trial, budget, speed, agreement)
+    speedups = {batch: ratio(logs, level) for batch, logs in speed.items()}
+    slower = tuple(
+        batch for batch, found in speedups.items() if found.high < 1 and budget.objective.batch in (None, batch)
+    )
+    gains = budget.objective.name in ("size", "memory", "drop") or merit.value > 1
     return Verdict(
         id=trial.id,
         verdict=ruling,
         findings=findings,
         merit=merit,
         pace=pace,
-        improves=pace.value > 1 and (budget.objective.name in ("size", "memory", "drop") or merit.value > 1),
-        speedups={batch: ratio(logs, level) for batch, logs in speed.items()},
+        improves=pace.value > 1 and gains and not slower,
+        slower=slower,
+        speedups=speedups,
         reference_speedups=beside,
         scores=scores,
         drops=drops,

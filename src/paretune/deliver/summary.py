@@ -79,6 +79,8 @@ def _why(trial: Trial, best: Trial | None, by_batch: Mapping[str, str], stopped_
     if trial.confirmed is not None and trial.confirmed.verdict == "meets":
         if verdict.pace.value <= 1:
             return f"meets the limits, but is slower than the original ({verdict.pace.value:.2f}×)"
+        if verdict.slower:
+            return f"meets the limits, but is slower than the original {_at(verdict)}"
         if batches:
             return f"the fastest at batch {', '.join(batches)}, though not over all"
         return f"meets the budget, but {best.candidate.title if best else 'another'} is better"
@@ -90,11 +92,18 @@ def _why(trial: Trial, best: Trial | None, by_batch: Mapping[str, str], stopped_
         return f"on the ranking data, {binding.text}"
     if verdict.pace.value <= 1:
         return f"slower than the original ({verdict.pace.value:.2f}×)"
+    if verdict.slower:
+        return f"slower than the original {_at(verdict)}"
     if stopped_at is not None and trial.in_front:
         return f"not confirmed: the sequence ended at {stopped_at.candidate.title}, which did not meet"
     if trial.in_front:
         return "not confirmed: others stood before it, or the time was over"
     return "another candidate is at least as safe and faster"
+
+
+def _at(verdict: Verdict) -> str:
+    """Where it is slower: ``at batch 1 (0.95×)``."""
+    return " and ".join(f"at batch {batch} ({verdict.speedups[batch].value:.2f}×)" for batch in verdict.slower)
 
 
 def nearest(trials: Sequence[Trial], targets: Sequence[str]) -> tuple[Trial | None, str]:
@@ -114,7 +123,9 @@ def nearest(trials: Sequence[Trial], targets: Sequence[str]) -> tuple[Trial | No
         untried = sum(trial.status == "skipped" for trial in trials)
         more = f"; {untried} more were not measured" if untried else ""
         name, pace = close.candidate.title, _pace(close.verdict)
-        return close, f"nothing was faster than the original: the nearest, {name}, runs at {pace:.2f}×{more}"
+        slower = close.verdict.slower if close.verdict else ()
+        runs = f"is slower {_at(close.verdict)}" if close.verdict and slower and pace > 1 else f"runs at {pace:.2f}×"
+        return close, f"nothing was faster than the original: the nearest, {name}, {runs}{more}"
     close = min(tested or able, key=lambda trial: (_excess(trial.verdict), -_pace(trial.verdict)))
     verdict = close.verdict
     assert verdict is not None

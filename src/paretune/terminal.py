@@ -212,4 +212,7 @@ def _range(knob: Mapping[str, Any]) -> str:
 
 
 def _interval(value: Mapping[str, float] | None) -> str:
-    return "–" if value is None else f"{value['value']:.3g} ms ({value['low']:.3g} … {value['high']:.3g})"
+    if value is None:
+        return "–"
+    ends = ("–" if value[end] is None else f"{value[end]:.3g}" for end in ("low", "high"))
+    return f"{value['value']:.3g} ms ({' … '.join(ends)})"

@@ -52,7 +52,8 @@ def percentile(blocks: Blocks, q: float, confidence: float = 0.95, sessions: int
     (1952, *Confidence intervals for medians and other position measures*, JASA 47), which bounds the share of samples
     below the value by how much that share differs between clusters, and reads the quantiles at its ends. Clusters are
     the ``sessions`` (openings of the process; ``blocks`` are in their order, equally many in each) where there are at
-    least three, else the blocks: samples of one cluster share what disturbed the machine.
+    least three, else the blocks: samples of one cluster share what disturbed the machine. Where clusters differ so
+    much that the data bound one side no more, that end is 0 or infinite.
     """
     samples = np.sort(np.concatenate([np.asarray(block, float) for block in blocks])) if blocks else np.array([])
     ends = order_interval(len(samples), q, confidence)
@@ -67,10 +68,9 @@ def percentile(blocks: Blocks, q: float, confidence: float = 0.95, sessions: int
         # the linearised mean of shares: clusters count by their samples
         off = sizes * (below - np.average(below, weights=sizes)) / sizes.mean()
         half = _half(off, confidence)
-        if q + half >= 1 and q > 0.5:
-            return None  # a tail may lie beyond all that was seen; for a median that is at worst its interval
-        low = min(low, float(np.quantile(samples, max(q - half, 0.0))))
-        high = max(high, float(np.quantile(samples, min(q + half, 1.0))))
+        # where clusters differ that much, the quantile may lie beyond all that was seen: that end stays open
+        low = min(low, float(np.quantile(samples, q - half))) if q - half > 0 else 0.0
+        high = max(high, float(np.quantile(samples, q + half))) if q + half < 1 else math.inf
     return Estimate(value, min(low, value), max(high, value))
 
 

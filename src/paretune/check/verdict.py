@@ -291,6 +291,8 @@ def _ruled(limit: Limit, estimate: Estimate, where: str) -> Finding:
 
 
 def _unit(value: float, limit: Limit) -> str:
+    if math.isinf(value):
+        return "no bound"
     if limit.unit == "B":
         return f"{value / 1e6:.3g} MB"
     if limit.unit in ("pp", "%"):

@@ -127,10 +127,12 @@ def measured(interval: Mapping[str, Any] | None, write: Callable[[float], str], 
 
 
 def span(interval: Mapping[str, Any], write: Callable[[float], str]) -> str:
-    """``low … high``, or nothing where an end is not known; the unit is said once."""
+    """``low … high``, the unit said once; an open end as ``from low`` or ``up to high``; nothing where none is known."""
     low, high = interval.get("low"), interval.get("high")
-    if low is None or high is None or low == high == interval.get("value"):
+    if low == high and low in (None, interval.get("value")):
         return ""
+    if low is None or high is None:
+        return f"up to {write(high)}" if high is not None else f"from {write(low or 0.0)}"
     first, last = write(low), write(high)
     unit = last.lstrip("0123456789.,−")
     if unit.strip(SPACE) and first.endswith(unit):

@@ -136,7 +136,7 @@ def nearest(trials: Sequence[Trial], targets: Sequence[str]) -> tuple[Trial | No
         late = f"the nearest, {name}, was not confirmed on held-out data" + (f": {close.why}" if close.why else "")
         return close, slow if pace <= 1 else late
     over = _over(binding)
-    by = f", {over * 100:.0f} % past it" if over > 0 and binding.limit.value else ""
+    by = f", {over * 100:.0f} % past it" if 0 < over < float("inf") and binding.limit.value else ""
     data = "" if close.confirmed else " (on the ranking data)"
     return close, f"{binding.limit.text} binds{by}: the nearest, {close.candidate.title}, {binding.text}{data}"
 

@@ -21,7 +21,7 @@ from paretune.build.store import Store, write_whole
 from paretune.check.machine import default_threads, fingerprint
 from paretune.deliver.run import CALL, LOG, Log, Run, place, read_call, start
 from paretune.errors import BudgetError, CallError, ParetuneError
-from paretune.journal import Journal
+from paretune.journal import Journal, listeners
 from paretune.loop import Loop
 
 
@@ -44,7 +44,7 @@ def optimize(
     seed: int = 0,
     threads: int | None = None,
     store: str | Path | None = None,
-    observers: Sequence[Observer] = (),
+    observers: Sequence[Observer] | None = None,
     call: Mapping[str, Any] | None = None,
 ) -> Run:
     """Make a workload's model small and fast within a budget, and prove it.
@@ -76,7 +76,8 @@ def optimize(
     seed, threads, store
         Seed of every random choice; CPU threads of every runtime; a store shared between runs.
     observers
-        Receive every event.
+        Receive every event. None: plain lines on stderr where a person is watching (a terminal, a prompt or a
+        notebook), nothing elsewhere; ``()``: nothing anywhere.
 
     Returns
     -------
@@ -101,7 +102,7 @@ def optimize(
     fresh = not root.exists()
     start(root)
     log = Log(root / LOG)
-    watch = Broadcast((log, *observers))
+    watch = Broadcast((log, *listeners(observers)))
     stored = Store(Path(store) if store is not None else root / "store")
     stored.sweep()
     machine = fingerprint(threads or default_threads())

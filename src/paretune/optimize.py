@@ -21,9 +21,9 @@ from paretune.build.store import Store, write_whole
 from paretune.check.machine import default_threads, fingerprint
 from paretune.conclude import conclude
 from paretune.confirm import confirm
-from paretune.deliver.run import CALL, LOG, Log, Run, read_call, start
+from paretune.deliver.run import CALL, LOG, Log, Run, place, read_call, start
 from paretune.errors import BudgetError, CallError, ParetuneError
-from paretune.journal import Journal
+from paretune.journal import Journal, listeners
 from paretune.loop import Loop
 
 
@@ -46,7 +46,7 @@ def optimize(
     seed: int = 0,
     threads: int | None = None,
     store: str | Path | None = None,
-    observers: Sequence[Observer] = (),
+    observers: Sequence[Observer] | None = None,
     call: Mapping[str, Any] | None = None,
 ) -> Run:
     """Make a workload's model small and fast within a budget, and prove it.
@@ -78,7 +78,8 @@ def optimize(
     seed, threads, store
         Seed of every random choice; CPU threads of every runtime; a store shared between runs.
     observers
-        Receive every event.
+        Receive every event. None: plain lines on stderr where a person is watching (a terminal, a prompt or a
+        notebook), nothing elsewhere; ``()``: nothing anywhere.
 
     Returns
     -------
@@ -96,13 +97,14 @@ def optimize(
     usable, asked = _targets(targets)
     techniques = _techniques(only, without)
     limit_s = seconds_of(time)
-    if resume and out is not None and (Path(out) / CALL).is_file():
-        _check_same(read_call(Path(out)), call or {"workload": workload.name}, Path(out))
+    root = place(Path(out) if out is not None else None, workload.name, resume)
+    if (root / CALL).is_file():
+        _check_same(read_call(root), call or {"workload": workload.name}, root)
     fixed = read_recipes(Path(recipes)) if isinstance(recipes, str | Path) else recipes
-    fresh = out is None or not Path(out).exists()
-    root = start(Path(out) if out is not None else None, workload.name, resume)
+    fresh = not root.exists()
+    start(root)
     log = Log(root / LOG)
-    watch = Broadcast((log, *observers))
+    watch = Broadcast((log, *listeners(observers)))
     stored = Store(Path(store) if store is not None else root / "store")
     stored.sweep()
     machine = fingerprint(threads or default_threads())
@@ -113,6 +115,8 @@ def optimize(
     }  # fmt: skip
     write_whole(root / CALL, json.dumps(resolved, indent=1))
     loop = Loop(workload, limits, sizes, asked, root, stored, machine, seed, Journal(watch, limit_s))
+    if resume and fresh:
+        loop.journal.say("warning", f"there is no run at {root} to go on with: it starts here")
     try:
         with loop.interruptible():
             loop.prepare(heldout_limit, tuple(keep))

@@ -22,6 +22,8 @@ PUBLIC = [
     "ParetuneError",
     "Run",
     "Workload",
+    "compare",
+    "diagnose",
     "front",
     "judge",
     "load",

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from paretune import terminal
+from paretune import tables, terminal
 from paretune.ask.event import Event
 
 RESULT = json.loads((Path(__file__).parent / "deliver" / "result_example.json").read_text())
@@ -43,14 +43,14 @@ def test_a_load_shows_its_percentiles_their_bounds_and_what_was_found() -> None:
         "early_stopping_ms": {"p50": 2.25, "p90": 3.5, "p99": None}, "needed": dict.fromkeys(names, 662),
         "throughput_per_s": {"value": 299.0, "low": 280.0, "high": None}, "lateness_us": {"p50": 12.0, "p99": 90.0},
     }  # fmt: skip
-    text = shown(terminal.loaded(found))
+    text = shown(tables.loaded(found))
     for part in (
         "1,200 queries of 1 sample in 4.0 s, 300.0/s (as asked)", "2 ms (1.5 … 2.5)", "≤ 2.25 ms", "– (needs 662)",
         "299 samples/s (280 … ∞); busy 41% of the time", "12 µs late", "! overloaded: much",
     ):  # fmt: skip
         assert part in text
     bare = {**found, "latency_ms": dict.fromkeys(names), "throughput_per_s": None, "lateness_us": None, "findings": []}
-    assert "early stopping" not in shown(terminal.loaded(bare))
+    assert "early stopping" not in shown(tables.loaded(bare))
 
 
 def test_nothing_meets_says_which_limit_binds() -> None:
@@ -94,7 +94,7 @@ def test_measured_and_listing() -> None:
         "title": "mine", "target": "openvino", "size_bytes": 2_000_000, "runs": [run],
         "scores": {"accuracy": {"value": 0.9, "low": 0.8, "high": 0.95}},
     }  # fmt: skip
-    text = shown(terminal.measured(found))
+    text = shown(tables.measured(found))
     assert "1 ms (0.9 … 1.1)" in text
     assert "accuracy 0.9000" in text
     knob = {"name": "samples", "default": 256, "help": "examples", "low": 1, "high": 9}
@@ -106,7 +106,7 @@ def test_measured_and_listing() -> None:
         "installed": False,
         "needs": "pip install x",
     }
-    listed = shown(terminal.listing([{**entry, "about": "does things"}]))
+    listed = shown(tables.listing([{**entry, "about": "does things"}]))
     assert "samples=256" in listed
     assert "(1 … 9)" in listed
     assert "pip install x" in listed

@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from paretune.ask.workload import Workload
     from paretune.check.front import front
     from paretune.check.verdict import judge
+    from paretune.compare import compare
     from paretune.deliver.bundle import Bundle, pack
     from paretune.deliver.run import Run
+    from paretune.diagnose import diagnose
     from paretune.errors import ParetuneError
     from paretune.load import load
     from paretune.measure import measure
@@ -25,6 +27,8 @@ _PLACES = {
     "ParetuneError": "paretune.errors",
     "Run": "paretune.deliver.run",
     "Workload": "paretune.ask.workload",
+    "compare": "paretune.compare",
+    "diagnose": "paretune.diagnose",
     "front": "paretune.check.front",
     "judge": "paretune.check.verdict",
     "load": "paretune.load",
@@ -39,6 +43,8 @@ __all__ = [
     "ParetuneError",
     "Run",
     "Workload",
+    "compare",
+    "diagnose",
     "front",
     "judge",
     "load",

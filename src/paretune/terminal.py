@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from paretune.ask.event import Event
+from paretune.tables import megabytes
 
 ROWS = 14
 _STYLE = {"meets": "green", "breaks": "red", "undecided": "yellow"}
@@ -142,7 +143,7 @@ def _row(entry: Mapping[str, Any], result: Mapping[str, Any], batches: list[int]
     runs = {run["batch"]: run for run in entry["runs"]}
     role = f" ({entry['role']})" if entry["role"] != "candidate" else ""
     title = Text(entry["title"] + role, style="bold green" if entry["id"] == result["best"] else "")
-    cells: list[Any] = [entry["id"], title, _megabytes(entry["size_bytes"])]
+    cells: list[Any] = [entry["id"], title, megabytes(entry["size_bytes"])]
     for batch in batches:
         p50 = runs[batch]["latency_ms"]["p50"] if batch in runs else None
         cells.append(f"{p50['value']:.3g} ms" if p50 else "–")
@@ -156,95 +157,9 @@ def _row(entry: Mapping[str, Any], result: Mapping[str, Any], batches: list[int]
     return cells
 
 
-def _megabytes(size: int | None) -> str:
-    return "–" if size is None else f"{size / 1e6:.2f} MB"
-
-
 def consoles(json: bool) -> tuple[Console, Console]:
     """Where results and where words go: with ``--json`` stdout holds the document alone."""
     words = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
     if json:
         return words, words
     return Console(highlight=False, width=None if sys.stdout.isatty() else 160), words
-
-
-def measured(found: Mapping[str, Any]) -> Group:
-    """What ``paretune measure`` found."""
-    grid = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("batch", "p50", "p90", "p95", "p99", "throughput", "peak memory", "samples"):
-        grid.add_column(name, justify="right")
-    for run in found["runs"]:
-        cells = [_interval(run["latency_ms"][name]) for name in ("p50", "p90", "p95", "p99")]
-        memory = run["peak_memory_bytes"]
-        grid.add_row(
-            str(run["batch"]), *cells, f"{run['throughput_per_s']:,.0f}/s", _megabytes(memory), f"{run['samples']:,}"
-        )
-    lines: list[Any] = [Text(f"{found['title']} on {found['target']}, {_megabytes(found['size_bytes'])}", style="bold")]
-    lines.append(grid)
-    for name, score in found["scores"].items():
-        lines.append(Text(f"{name} {score['value']:.4f} ({score['low']:.4f} … {score['high']:.4f})"))
-    return Group(*lines)
-
-
-def loaded(found: Mapping[str, Any]) -> Group:
-    """What ``paretune measure --load`` found."""
-    samples = "sample" if found["samples_per_query"] == 1 else "samples"
-    sent = f"{found['queries']:,} queries of {found['samples_per_query']} {samples} in {found['seconds']:.1f} s"
-    if found["rate_per_s"] is not None:
-        sent += f", {found['rate_per_s']:,.1f}/s ({found['rate_from']})"
-    lines: list[Any] = [Text(f"{found['title']} on {found['target']}, {found['shape']}", style="bold"), Text(sent)]
-    if any(found["latency_ms"].values()):
-        grid = Table(box=None, header_style="bold", pad_edge=False)
-        for name in ("", *found["latency_ms"]):
-            grid.add_column(name, justify="right" if name else "left")
-        grid.add_row("latency", *(_interval(value) for value in found["latency_ms"].values()))
-        bounds = found["early_stopping_ms"]
-        few = {name: f"– (needs {found['needed'][name]:,})" for name in bounds}
-        cells = [few[name] if value is None else f"≤ {value:.3g} ms" for name, value in bounds.items()]
-        grid.add_row("early stopping", *cells)
-        lines.append(grid)
-    if found["throughput_per_s"] is not None:
-        pace = found["throughput_per_s"]
-        ends = "" if pace["low"] is None else f" ({pace['low']:,.0f} … {_most(pace['high'])})"
-        lines.append(Text(f"{pace['value']:,.0f} samples/s{ends}; busy {found['busy']:.0%} of the time"))
-    if found["lateness_us"] is not None:
-        late = found["lateness_us"]
-        lines.append(Text(f"sent {late['p50']:.0f} µs late while it was free (p99 {late['p99']:,.0f} µs)"))
-    lines.extend(Text(f"! {finding}", style="yellow") for finding in found["findings"])
-    return Group(*lines)
-
-
-def _most(value: float | None) -> str:
-    return "∞" if value is None else f"{value:,.0f}"
-
-
-def listing(entries: list[dict[str, Any]]) -> Table:
-    """What ``paretune techniques``, ``targets`` and ``sources`` show."""
-    grid = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("name", "takes", "gives", "what it does, and its knobs", "installed"):
-        grid.add_column(name, overflow="fold")
-    for entry in entries:
-        about = Text(entry["about"])
-        for knob in entry["knobs"]:
-            about.append(f"\n{knob['name']}={knob['default']}", style="cyan")
-            about.append(f"  {knob['help']}{_range(knob)}", style="dim")
-        state = (
-            Text("yes", style="green") if entry["installed"] and not entry["needs"] else Text(entry["needs"], "yellow")
-        )
-        grid.add_row(entry["name"], ", ".join(entry["takes"]) or "–", entry["gives"] or "–", about, state)
-    return grid
-
-
-def _range(knob: Mapping[str, Any]) -> str:
-    if "choices" in knob:
-        return f" ({' | '.join(map(str, knob['choices']))})"
-    if "low" in knob or "high" in knob:
-        return f" ({knob.get('low', '…')} … {knob.get('high', '…')})"
-    return ""
-
-
-def _interval(value: Mapping[str, float] | None) -> str:
-    if value is None:
-        return "–"
-    ends = ("–" if value[end] is None else f"{value[end]:.3g}" for end in ("low", "high"))
-    return f"{value['value']:.3g} ms ({' … '.join(ends)})"

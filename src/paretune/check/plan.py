@@ -29,6 +29,7 @@ class Plan:
 
 SCREEN = Plan(rounds=6, seconds=0.12, count=4)
 CONFIRM = Plan(rounds=4, seconds=0.12, count=50, beside=4, sessions=6)
+COMPARE = Plan(rounds=10, seconds=0.1, count=3, sessions=60)
 HURRIED = Plan(rounds=2, seconds=0.1, count=8, sessions=3)
 SHORTER = ((6, 4, 50), (6, 4, 20), (6, 3, 20), (5, 3, 20), (4, 3, 20))
 """Sessions, rounds and inferences in a block, from what confirming takes where there is time to where there is little.

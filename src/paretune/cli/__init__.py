@@ -18,6 +18,8 @@ VERBS = (
     "optimize",
     "demo",
     "measure",
+    "compare",
+    "diagnose",
     "report",
     "plugins",
 )

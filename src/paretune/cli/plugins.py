@@ -52,4 +52,4 @@ def _listing(group: str, json: bool) -> None:
     if json:
         ending.show(entries)
     else:
-        terminal.consoles(json)[0].print(terminal.listing(entries))
+        terminal.consoles(json)[0].print(tables.listing(entries))

@@ -1,0 +1,172 @@
+"""What verbs print about what they found, as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+_OUTCOME = {"faster": "green", "slower": "red", "no difference shown": "yellow"}
+
+
+def measured(found: Mapping[str, Any]) -> Group:
+    """What ``paretune measure`` found."""
+    grid = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("batch", "p50", "p90", "p95", "p99", "throughput", "peak memory", "samples"):
+        grid.add_column(name, justify="right")
+    for run in found["runs"]:
+        cells = [_interval(run["latency_ms"][name]) for name in ("p50", "p90", "p95", "p99")]
+        memory = run["peak_memory_bytes"]
+        grid.add_row(
+            str(run["batch"]), *cells, f"{run['throughput_per_s']:,.0f}/s", megabytes(memory), f"{run['samples']:,}"
+        )
+    lines: list[Any] = [Text(f"{found['title']} on {found['target']}, {megabytes(found['size_bytes'])}", style="bold")]
+    lines.append(grid)
+    for name, score in found["scores"].items():
+        lines.append(Text(f"{name} {score['value']:.4f} ({score['low']:.4f} … {score['high']:.4f})"))
+    return Group(*lines)
+
+
+def loaded(found: Mapping[str, Any]) -> Group:
+    """What ``paretune measure --load`` found."""
+    samples = "sample" if found["samples_per_query"] == 1 else "samples"
+    sent = f"{found['queries']:,} queries of {found['samples_per_query']} {samples} in {found['seconds']:.1f} s"
+    if found["rate_per_s"] is not None:
+        sent += f", {found['rate_per_s']:,.1f}/s ({found['rate_from']})"
+    lines: list[Any] = [Text(f"{found['title']} on {found['target']}, {found['shape']}", style="bold"), Text(sent)]
+    if any(found["latency_ms"].values()):
+        grid = Table(box=None, header_style="bold", pad_edge=False)
+        for name in ("", *found["latency_ms"]):
+            grid.add_column(name, justify="right" if name else "left")
+        grid.add_row("latency", *(_interval(value) for value in found["latency_ms"].values()))
+        bounds = found["early_stopping_ms"]
+        few = {name: f"– (needs {found['needed'][name]:,})" for name in bounds}
+        cells = [few[name] if value is None else f"≤ {value:.3g} ms" for name, value in bounds.items()]
+        grid.add_row("early stopping", *cells)
+        lines.append(grid)
+    if found["throughput_per_s"] is not None:
+        pace = found["throughput_per_s"]
+        ends = "" if pace["low"] is None else f" ({pace['low']:,.0f} … {_most(pace['high'])})"
+        lines.append(Text(f"{pace['value']:,.0f} samples/s{ends}; busy {found['busy']:.0%} of the time"))
+    if found["lateness_us"] is not None:
+        late = found["lateness_us"]
+        lines.append(Text(f"sent {late['p50']:.0f} µs late while it was free (p99 {late['p99']:,.0f} µs)"))
+    lines.extend(Text(f"! {finding}", style="yellow") for finding in found["findings"])
+    return Group(*lines)
+
+
+def _most(value: float | None) -> str:
+    return "∞" if value is None else f"{value:,.0f}"
+
+
+def compared(found: Mapping[str, Any]) -> Group:
+    """What ``paretune compare`` found."""
+    a, b = found["a"], found["b"]
+    grid = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("batch", "p50 of A", "p50 of B", "A over B", "A is"):
+        grid.add_column(name, justify="right")
+    for ours, theirs in zip(a["runs"], b["runs"], strict=True):
+        told = found["batches"][str(ours["batch"])]
+        grid.add_row(
+            str(ours["batch"]), *(_interval(run["latency_ms"]["p50"]) for run in (ours, theirs)), _times(told["ratio"]),
+            Text(told["outcome"], style=_OUTCOME[told["outcome"]]),
+        )  # fmt: skip
+    lines: list[Any] = [
+        Text(f"{letter}: {side['title']} on {side['target']}, {megabytes(side['size_bytes'])}", style="bold")
+        for letter, side in (("A", a), ("B", b))
+    ]
+    lines.append(grid)
+    for name, drop in found["drops"].items():
+        ends = f"{drop['value']:+.2f} {drop['unit']} ({drop['low']:+.2f} … {drop['high']:+.2f})"
+        lines.append(Text(f"{name} of A lies {ends} below that of B"))
+    over = f"{_times(found['ratio'])}, {found['sessions']} sessions"
+    lines.append(Text(f"A is {found['outcome']}: {over}" if found["outcome"] in ("faster", "slower") else
+                      f"{found['outcome']}: A runs at {over} of B's pace", style=_OUTCOME[found["outcome"]]))  # fmt: skip
+    return Group(*lines)
+
+
+def diagnosed(found: Mapping[str, Any]) -> Group:
+    """What ``paretune diagnose`` says."""
+    model, data = found["model"], found["data"]
+    facts = [f"{model['parameters']:,} parameters" if model["parameters"] else "", megabytes(model["size_bytes"])]
+    facts.append(f"{model['macs']:,} MACs an example" if model["macs"] else "")
+    lines: list[Any] = [
+        Text(f"{found['title']}: {', '.join(filter(None, facts))}, at home on {model['home']}", style="bold"),
+        Text(f"takes {', '.join(model['inputs'])}; gives {', '.join(model['outputs'])}"),
+        Text(
+            f"{data['fit']:,} examples to learn from, {data['ranking']:,} to rank on, "
+            f"{data['heldout']:,} held out for verdicts"
+        ),
+        Text(""),
+        _power(found),
+        Text(""),
+    ]
+    tried = ", ".join(f"{count} on {name}" for name, count in found["candidates"].items()) or "none"
+    lines.append(Text(f"candidates that would be tried: {tried}"))
+    lines += [Text(f"{name} does not run here: {why}", style="dim") for name, why in found["missing"].items()]
+    machine = found["machine"]
+    features = ", ".join(machine["features"]) or "unknown"
+    lines.append(Text(f"{machine['cpu']}, {machine['threads']} threads; {features}", style="dim"))
+    return Group(*lines)
+
+
+def listing(entries: list[dict[str, Any]]) -> Table:
+    """What ``paretune techniques``, ``targets`` and ``sources`` show."""
+    grid = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("name", "takes", "gives", "what it does, and its knobs", "installed"):
+        grid.add_column(name, overflow="fold")
+    for entry in entries:
+        about = Text(entry["about"])
+        for knob in entry["knobs"]:
+            about.append(f"\n{knob['name']}={knob['default']}", style="cyan")
+            about.append(f"  {knob['help']}{_range(knob)}", style="dim")
+        state = (
+            Text("yes", style="green") if entry["installed"] and not entry["needs"] else Text(entry["needs"], "yellow")
+        )
+        grid.add_row(entry["name"], ", ".join(entry["takes"]) or "–", entry["gives"] or "–", about, state)
+    return grid
+
+
+def _range(knob: Mapping[str, Any]) -> str:
+    if "choices" in knob:
+        return f" ({' | '.join(map(str, knob['choices']))})"
+    if "low" in knob or "high" in knob:
+        return f" ({knob.get('low', '…')} … {knob.get('high', '…')})"
+    return ""
+
+
+def _interval(value: Mapping[str, float] | None) -> str:
+    if value is None:
+        return "–"
+    ends = ("–" if value[end] is None else f"{value[end]:.3g}" for end in ("low", "high"))
+    return f"{value['value']:.3g} ms ({' … '.join(ends)})"
+
+
+def _power(found: Mapping[str, Any]) -> Table:
+    """What the held-out data can prove of a right-or-wrong score, by how many answers flip."""
+    grid = Table(box=None, header_style="bold", pad_edge=False)
+    limits = list(dict.fromkeys(row["limit"] for row in found["limits"]))
+    columns = ["answers that flip", "half-width", "provable at 80 %", *(f"{limit} proven" for limit in limits)]
+    for name in columns:
+        grid.add_column(name, justify="right")
+    for row in found["power"]:
+        cells = [f"{row['flip_rate']:.1%}", f"±{row['half_width_pp']:.2f} pp", f"{row['provable_pp']:.2f} pp"]
+        for limit in limits:
+            told = next(one for one in found["limits"] if (one["limit"], one["flip_rate"]) == (limit, row["flip_rate"]))
+            needed = f", {told['examples_needed']:,} needed" if told["examples_needed"] else ""
+            cells.append(f"{told['chance']:.0%}{needed if told['chance'] < 0.8 else ''}")
+        grid.add_row(*cells)
+    return grid
+
+
+def _times(value: Mapping[str, Any]) -> str:
+    ends = [value[end] for end in ("low", "high")]
+    return f"{value['value']:.3f}× ({' … '.join('–' if end is None else f'{end:.3f}' for end in ends)})"
+
+
+def megabytes(size: int | None) -> str:
+    """A size in MB, or a dash."""
+    return "–" if size is None else f"{size / 1e6:.2f} MB"

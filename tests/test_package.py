@@ -16,7 +16,19 @@ import pytest
 
 import paretune
 
-PUBLIC = ["Budget", "Bundle", "ParetuneError", "Run", "Workload", "front", "judge", "measure", "optimize", "pack"]
+PUBLIC = [
+    "Budget",
+    "Bundle",
+    "ParetuneError",
+    "Run",
+    "Workload",
+    "front",
+    "judge",
+    "load",
+    "measure",
+    "optimize",
+    "pack",
+]
 FRAMEWORKS = ["torch", "onnx", "onnxruntime", "onnxscript", "openvino", "nncf", "safetensors"]
 HEAVY = [*FRAMEWORKS, "plotly", "scipy", "sklearn"]
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]

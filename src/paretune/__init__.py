@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from paretune.deliver.bundle import Bundle, pack
     from paretune.deliver.run import Run
     from paretune.errors import ParetuneError
+    from paretune.load import load
     from paretune.measure import measure
     from paretune.optimize import optimize
 
@@ -26,12 +27,25 @@ _PLACES = {
     "Workload": "paretune.ask.workload",
     "front": "paretune.check.front",
     "judge": "paretune.check.verdict",
+    "load": "paretune.load",
     "measure": "paretune.measure",
     "optimize": "paretune.optimize",
     "pack": "paretune.deliver.bundle",
 }
 
-__all__ = ["Budget", "Bundle", "ParetuneError", "Run", "Workload", "front", "judge", "measure", "optimize", "pack"]
+__all__ = [
+    "Budget",
+    "Bundle",
+    "ParetuneError",
+    "Run",
+    "Workload",
+    "front",
+    "judge",
+    "load",
+    "measure",
+    "optimize",
+    "pack",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -99,7 +99,7 @@ def measure(
     heldout = None if workload is None else Split.whole(workload.heldout, workload.collate, "heldout")
     scratch = Path(tempfile.mkdtemp(prefix="paretune-measure-"))
     try:
-        subject, title, native, warnings = _subject(Path(what), target, heldout, scratch, machine)
+        subject, title, native, warnings = subject_of(Path(what), target, heldout, scratch, machine)
         bench = Bench(
             Store(scratch / "store"), machine, seed, Broadcast.to(observers), native,
             {} if workload is None else named(workload.score),
@@ -119,7 +119,7 @@ def measure(
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _subject(
+def subject_of(
     what: Path, target: str | None, heldout: Split | None, scratch: Path, machine: dict[str, Any]
 ) -> tuple[Subject, str, Any, tuple[str, ...]]:
     if not what.exists():

@@ -71,6 +71,9 @@ class Runner:
         if self.target.pause_ms:
             time.sleep(self.target.pause_ms / 1e3)
         y = x[:, :3] * np.float32(self.target.factor)
+        if mode.startswith("late_"):  # it works for a while first
+            self.kept.append(None)
+            mode = mode[5:] if len(self.kept) > 30 else "fine"
         if mode == "segfault":
             os.kill(os.getpid(), signal.SIGSEGV)
         if mode == "exit":

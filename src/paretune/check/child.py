@@ -56,6 +56,9 @@ class _Session:
         self.runner: Any = None
         self.feeds: dict[str, list[Any]] = {}
         self.callers = 1
+        self.commands = {
+            "open": self.open, "time": self.time, "infer": self.infer, "load": self.load, "loadgen": self.loadgen,
+        }  # fmt: skip
 
     def open(self, request: dict[str, Any]) -> dict[str, Any]:
         import importlib
@@ -145,6 +148,29 @@ class _Session:
             raise failures[0]
         return {"latencies_ms": latencies, "elapsed_s": (time.perf_counter_ns() - begin) / 1e9}
 
+    def load(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Queries sent as a schedule says, their times noted in a shared file; see :mod:`paretune.check.issuer`."""
+        from paretune.check import issuer
+
+        batches = self.batches(request["feed"])
+        self._warm(batches, request["warm_s"], request["warm_count"])
+        into = issuer.notes(Path(request["notes"]))
+        if request["closed"]:
+            issuer.closed(self.runner.infer, batches, into, request["seconds"], request["count"])
+        else:
+            issuer.due(self.runner.infer, batches, into, self.callers, request["limit_s"])
+        return {}
+
+    def loadgen(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Queries sent by MLCommons' LoadGen; see :mod:`paretune.check.loadgen`."""
+        from paretune.check import loadgen
+
+        batches = self.batches(request["feed"])
+        self._warm(batches, request["warm_s"], request["warm_count"])
+        asked = loadgen.Loadgen(**request["asked"])
+        loadgen.answer(self.runner.infer, batches, asked, Path(request["out"]), self.callers)
+        return {}
+
     def infer(self, request: dict[str, Any]) -> dict[str, Any]:
         """Run every batch of a feed once and write each output, batches end to end, as ``N.npy``."""
         import numpy as np
@@ -182,7 +208,7 @@ def main() -> None:
                 if command == "memory":
                     answer: dict[str, Any] = dict(memory())
                 else:
-                    answer = {"open": session.open, "time": session.time, "infer": session.infer}[command](request)
+                    answer = session.commands[command](request)
                 answers.write(json.dumps({"ok": True, **answer}) + "\n")
             except Exception as error:
                 import traceback

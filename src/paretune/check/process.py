@@ -23,6 +23,7 @@ from paretune.ask.artifact import Artifact
 from paretune.ask.knob import values_of
 from paretune.ask.target import Target
 from paretune.check.feed import Arrays, Feed
+from paretune.check.load import CutError, Schedule, Trace
 from paretune.check.machine import spread_cpus
 from paretune.errors import MeasureError
 
@@ -196,6 +197,26 @@ class Child:
             "time", 120 + 20 * seconds + 20 * count, feed=str(feed.root), seconds=seconds, count=count,
             warm_s=warm_s, warm_count=warm_count,
         )  # fmt: skip
+
+    def load(self, feed: Feed, schedule: Schedule, notes: Path, warm_s: float = 0.3, patience_s: float = 120) -> Trace:
+        """Send queries as a schedule says; the times are noted in the file ``notes`` while they are taken.
+
+        Raises
+        ------
+        CutError
+            If the process dies or does not end in time; it holds what was answered until then.
+        """
+        schedule.lay(notes)
+        closed = schedule.due_ns is None
+        wait_s = patience_s + (2 * schedule.seconds if closed else schedule.limit_s)
+        try:
+            self.call(
+                "load", wait_s, feed=str(feed.root), notes=str(notes), closed=closed, seconds=schedule.seconds,
+                count=schedule.count, limit_s=None if closed else schedule.limit_s, warm_s=warm_s, warm_count=3,
+            )  # fmt: skip
+        except MeasureError as error:
+            raise CutError.short(error, Trace.read(notes, schedule, self.callers)) from error
+        return Trace.read(notes, schedule, self.callers)
 
     def infer(self, feed: Feed, out: Path, timeout_s: float) -> list[Arrays]:
         """The answers to every batch of a feed."""

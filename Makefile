@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt pip
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --build-constraint constraints.txt \
-	  -e '.[nncf,examples]' --group dev
+	  -e '.[nncf,loadgen,examples]' --group dev
 	@touch $(STAMP)
 
 demo: $(STAMP)

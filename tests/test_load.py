@@ -10,9 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from paretune.ask import plugin
 from paretune.ask.event import Event
 from paretune.ask.workload import Workload
+from paretune.build.candidate import Candidate
+from paretune.build.recipe import Recipe
 from paretune.check.load import SAMPLES, Schedule
+from paretune.deliver.bundle import pack
 from paretune.errors import CallError, MeasureError, ParetuneError
 from paretune.load import Load, bisect, load
 from paretune.testing import samples
@@ -115,16 +119,24 @@ def test_a_wrong_call_is_told(wrong: dict[str, Any], says: str, file: Path) -> N
     assert says in str(caught.value)
 
 
-def test_a_fixed_batch_is_what_a_query_holds(file: Path, tmp_path: Path) -> None:
+def test_a_bundles_fixed_batch_is_what_a_query_holds(file: Path, tmp_path: Path) -> None:
     import onnx
+
+    from paretune.forms import onnx as form
 
     model = onnx.load(file)
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_value = 4
-    onnx.save(model, tmp_path / "four.onnx")
+    (tmp_path / "four").mkdir()
+    fixed = form.seal(model, tmp_path / "four", like=samples.artifact("onnx"))
+    candidate = Candidate(Recipe(), plugin.load("targets", "onnxruntime")())
+    machine = {"threads": 1, "digest": "another", "cpu": "Another CPU"}
+    pack(candidate, fixed, bundle := tmp_path / "b", machine=machine, workload={}, evidence={})
     with pytest.raises(CallError, match="takes batches of 4, and 2 were asked"):
-        load(tmp_path / "four.onnx", samples=2)
-    assert load(tmp_path / "four.onnx", shape="single-stream", seconds=0.1, threads=1).trace.schedule.samples == 4
+        load(bundle, samples=2)
+    told = plain(load(bundle, shape="single-stream", seconds=0.1, threads=1))
+    assert told["samples_per_query"] == 4
+    assert told["warnings"]
 
 
 def test_what_cannot_be_opened_is_told(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the README and docs/architecture.md show, runs: Python blocks whole, commands against the help they have."""
+"""What the README and docs/ show, runs: Python blocks whole, commands against the help they have."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from paretune.ask.workload import load
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-PAGES = {"README.md": README, "architecture.md": ARCHITECTURE}
+MEASURING = (ROOT / "docs" / "measuring.md").read_text(encoding="utf-8")
+PAGES = {"README.md": README, "architecture.md": ARCHITECTURE, "measuring.md": MEASURING}
 
 
 def blocks(page: str, language: str) -> list[str]:

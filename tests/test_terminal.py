@@ -33,6 +33,25 @@ def test_the_table_leads_with_the_original_and_marks_the_best() -> None:
         assert f"p50@{batch}" in text
 
 
+def test_a_load_shows_its_percentiles_their_bounds_and_what_was_found() -> None:
+    names = ("p50", "p90", "p99")
+    found = {
+        "title": "net", "target": "onnxruntime", "shape": "server", "samples_per_query": 1, "queries": 1200,
+        "seconds": 4.0, "rate_per_s": 300.0, "rate_from": "as asked", "busy": 0.412, "findings": ["overloaded: much"],
+        "latency_ms": {**dict.fromkeys(names[:2], {"value": 2.0, "low": 1.5, "high": 2.5}), "p99": None},
+        "early_stopping_ms": {"p50": 2.25, "p90": 3.5, "p99": None}, "needed": dict.fromkeys(names, 662),
+        "throughput_per_s": {"value": 299.0, "low": 280.0, "high": None}, "lateness_us": {"p50": 12.0, "p99": 90.0},
+    }  # fmt: skip
+    text = shown(terminal.loaded(found))
+    for part in (
+        "1,200 queries of 1 sample in 4.0 s, 300.0/s (as asked)", "2 ms (1.5 … 2.5)", "≤ 2.25 ms", "– (needs 662)",
+        "299 samples/s (280 … ∞); busy 41% of the time", "12 µs late", "! overloaded: much",
+    ):  # fmt: skip
+        assert part in text
+    bare = {**found, "latency_ms": dict.fromkeys(names), "throughput_per_s": None, "lateness_us": None, "findings": []}
+    assert "early stopping" not in shown(terminal.loaded(bare))
+
+
 def test_nothing_meets_says_which_limit_binds() -> None:
     none = {**RESULT, "best": None, "why_none": "p95<=5ms binds, 40 % past it"}
     assert "p95<=5ms binds" in shown(terminal.headline(none))

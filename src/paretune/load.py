@@ -116,7 +116,7 @@ def load(
         if samples not in (None, rows):
             raise CallError(f"the model takes batches of {rows}, and {samples} were asked", where=str(what))
         data = heldout or synthetic(subject.artifact, FEED_BATCHES * rows, seed)
-        feed = Feed.write(_batches(data, subject.artifact, rows), scratch / "feed")
+        feed = Feed.write(batches_of(data, subject.artifact, rows), scratch / "feed")
         with Child(subject.artifact, subject.target, machine["threads"], rows, scratch) as child, measuring_lock():
             issue = _Issue(child, feed, shape, rows, seconds, seed, scratch, Broadcast.to(observers))
             trace, rate_from, probes = issue.run(rate, bound_ms)
@@ -141,7 +141,7 @@ def _check(shape: str, rate: float | None, bound_ms: float | None, seconds: floa
         raise CallError(f"a query cannot hold {samples} samples", where="samples", do="give a whole number from 1")
 
 
-def _batches(data: Split, artifact: Artifact, rows: int) -> list[tuple[np.ndarray[Any, Any], ...]]:
+def batches_of(data: Split, artifact: Artifact, rows: int) -> list[tuple[np.ndarray[Any, Any], ...]]:
     """Whole batches alone; where there is too little data for one, rows are repeated."""
     made = list(feeds(data.head(FEED_BATCHES * rows), artifact, rows))
     whole = [arrays for arrays in made if len(arrays[0]) == rows]
@@ -197,7 +197,9 @@ class _Issue:
     def _send(self, text: str, schedule: Schedule) -> Trace:
         rate = f" at {schedule.rate:,.1f} queries/s" if schedule.rate else ""
         self.observer.on(Event("stage", f"{text}{rate}, {schedule.seconds:.1f} s", {}))
-        return self.child.load(self.feed, schedule, self.scratch / "notes")
+        notes = self.scratch / "notes"
+        warm_s = 0.05 if notes.exists() else 0.3  # it stood idle only shortly since the last
+        return self.child.load(self.feed, schedule, notes, warm_s)
 
     @staticmethod
     def _pace(alone: Trace) -> float:

@@ -186,6 +186,38 @@ def measured(found: Mapping[str, Any]) -> Group:
     return Group(*lines)
 
 
+def loaded(found: Mapping[str, Any]) -> Group:
+    """What ``paretune measure --load`` found."""
+    samples = "sample" if found["samples_per_query"] == 1 else "samples"
+    sent = f"{found['queries']:,} queries of {found['samples_per_query']} {samples} in {found['seconds']:.1f} s"
+    if found["rate_per_s"] is not None:
+        sent += f", {found['rate_per_s']:,.1f}/s ({found['rate_from']})"
+    lines: list[Any] = [Text(f"{found['title']} on {found['target']}, {found['shape']}", style="bold"), Text(sent)]
+    if any(found["latency_ms"].values()):
+        grid = Table(box=None, header_style="bold", pad_edge=False)
+        for name in ("", *found["latency_ms"]):
+            grid.add_column(name, justify="right" if name else "left")
+        grid.add_row("latency", *(_interval(value) for value in found["latency_ms"].values()))
+        bounds = found["early_stopping_ms"]
+        few = {name: f"– (needs {found['needed'][name]:,})" for name in bounds}
+        cells = [few[name] if value is None else f"≤ {value:.3g} ms" for name, value in bounds.items()]
+        grid.add_row("early stopping", *cells)
+        lines.append(grid)
+    if found["throughput_per_s"] is not None:
+        pace = found["throughput_per_s"]
+        ends = "" if pace["low"] is None else f" ({pace['low']:,.0f} … {_most(pace['high'])})"
+        lines.append(Text(f"{pace['value']:,.0f} samples/s{ends}; busy {found['busy']:.0%} of the time"))
+    if found["lateness_us"] is not None:
+        late = found["lateness_us"]
+        lines.append(Text(f"sent {late['p50']:.0f} µs late while it was free (p99 {late['p99']:,.0f} µs)"))
+    lines.extend(Text(f"! {finding}", style="yellow") for finding in found["findings"])
+    return Group(*lines)
+
+
+def _most(value: float | None) -> str:
+    return "∞" if value is None else f"{value:,.0f}"
+
+
 def listing(entries: list[dict[str, Any]]) -> Table:
     """What ``paretune techniques``, ``targets`` and ``sources`` show."""
     grid = Table(box=None, header_style="bold", pad_edge=False)

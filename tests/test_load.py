@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ class Heard:
 
 @pytest.mark.parametrize("shape", ["single-stream", "multi-stream"])
 def test_streams(shape: str, file: Path) -> None:
-    told = plain(load(file, shape=shape, seconds=0.2, threads=1))
+    told = plain(load(file, shape=shape, seconds=0.4, threads=1))
     assert (told["shape"], told["samples_per_query"]) == (shape, SAMPLES[shape])
     assert told["answered"] == told["queries"] >= 64
     assert told["latency_ms"]["p50"]["low"] <= told["latency_ms"]["p50"]["value"]
@@ -58,7 +59,7 @@ def test_streams(shape: str, file: Path) -> None:
 def test_offline_answers_batches(file: Path) -> None:
     told = plain(load(file, shape="offline", seconds=0.2, threads=1, samples=4))
     assert told["samples_per_query"] == 4
-    assert told["answered"] == told["queries"] >= 40
+    assert told["answered"] == told["queries"] >= 11
     assert told["throughput_per_s"]["value"] > 0
 
 
@@ -90,9 +91,23 @@ def test_with_a_bound_the_rate_is_searched_for(file: Path) -> None:
     assert all(probe["bound_ms"] <= 1000 for probe in told["probes"] if probe["holds"])
     assert "within 1000 ms (early stopping, 99%)" in told["rate_from"]
     with pytest.raises(
-        MeasureError, match=r"no rate keeps p9\d? within 1e-06 ms: a query that is alone takes up to .* raise"
+        MeasureError, match=r"no rate can keep p9\d? within 1e-06 ms: alone, .* raise"
     ):
         load(file, seconds=0.2, bound_ms=1e-6, threads=1)
+
+
+def test_the_example_in_the_documentation_runs(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "measuring.md").read_text(encoding="utf-8")
+    candidate = Candidate(Recipe(), plugin.load("targets", "onnxruntime")())
+    machine = {"threads": 1, "digest": "another", "cpu": "Another CPU"}
+    pack(candidate, samples.artifact("onnx"), tmp_path / "bundle", machine=machine, workload={}, evidence={})
+    monkeypatch.chdir(tmp_path)
+    (block,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    exec(compile(block, "measuring.md", "exec"), namespace := {})
+    assert namespace["found"]["queries"] == 200
+    assert capsys.readouterr().out.strip()
 
 
 def test_bisection_ends_at_the_highest_that_holds() -> None:

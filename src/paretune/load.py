@@ -27,7 +27,8 @@ SHARE = 0.7
 """The server shape's rate where none is given, of what single-stream answers."""
 PROBES = 7
 FEED_BATCHES = 8
-LEAST_STREAMED, LEAST_OFFLINE = 64, 40
+LEAST = 11
+"""Queries that are sent however slow they are: with fewer there is no percentile at all."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +51,13 @@ class Load:
     probes: tuple[Probe, ...]
     machine: dict[str, Any]
     warnings: tuple[str, ...]
-    seed: int = 0
 
     def describe(self, confidence: float = 0.95) -> dict[str, Any]:
         """Plain JSON: what :func:`paretune.check.load.summarise` says, the rates tried, the machine."""
         return {
             "title": self.title,
             "target": self.target,
-            **summarise(self.trace, confidence, self.seed),
+            **summarise(self.trace, confidence),
             "callers": self.trace.callers,
             "rate_from": self.rate_from,
             "probes": [vars(probe) for probe in self.probes],
@@ -120,7 +120,7 @@ def load(
         with Child(subject.artifact, subject.target, machine["threads"], rows, scratch) as child, measuring_lock():
             issue = _Issue(child, feed, shape, rows, seconds, seed, scratch, Broadcast.to(observers))
             trace, rate_from, probes = issue.run(rate, bound_ms)
-        return Load(title, subject.target.name, trace, rate_from, probes, machine, warnings, seed)
+        return Load(title, subject.target.name, trace, rate_from, probes, machine, warnings)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -164,35 +164,32 @@ class _Issue:
     def run(self, rate: float | None, bound_ms: float | None) -> tuple[Trace, str | None, tuple[Probe, ...]]:
         """The trace; where its rate comes from, and the rates tried for it."""
         if self.shape in ("single-stream", "multi-stream"):
-            return self._streamed(self.seconds), None, ()
+            schedule = Schedule.streamed(self.shape, self.rows, self.seconds, LEAST)
+            return self._send(self.shape, schedule), None, ()
         if self.shape == "offline":
-            pace = self._pace(self._streamed(min(1.0, self.seconds / 4)))
-            count = max(LEAST_OFFLINE, round(pace * self.seconds))
+            count = max(LEAST, round(self._top(self._alone(1.0)) * self.seconds))
             return self._send("offline", Schedule.at_once(self.rows, count, self.seconds)), None, ()
-        probes: tuple[Probe, ...] = ()
-        found = "as asked"
-        if rate is None:
-            alone = self._streamed(min(2.0, self.seconds / 4))
-            if bound_ms is None:
-                rate, found = (
-                    SHARE * self._pace(alone),
-                    f"{SHARE:g} × single-stream's {self._pace(alone):,.1f} queries/s",
-                )
-            else:
-                q = self._provable(self._pace(alone))
-                rate, probes = self._highest(alone, bound_ms, q)
-                found = (
-                    f"the highest of {len(probes)} rates tried by bisection up to {self._top(alone):,.1f} queries/s "
-                    f"whose {_name(q)} stays within {bound_ms:g} ms (early stopping, {early_stopping.CONFIDENCE:.0%})"
-                )
-        return self._send("server", self._served(rate, self.seconds, 1, self.seed)), found, probes
+        if rate is not None:
+            return self._served(rate), "as asked", ()
+        alone = self._alone(2.0)
+        if bound_ms is None:
+            pace = _pace(alone)
+            return self._served(SHARE * pace), f"{SHARE:g} × single-stream's {pace:,.1f} queries/s", ()
+        q = self._provable(_pace(alone))
+        rate, probes = self._highest(alone, bound_ms, q)
+        found = (
+            f"the highest of {len(probes)} rates tried by bisection up to {self._top(alone):,.1f} queries/s "
+            f"whose {_name(q)} stays within {bound_ms:g} ms (early stopping, {early_stopping.CONFIDENCE:.0%})"
+        )
+        return self._served(rate), found, probes
 
-    def _streamed(self, seconds: float) -> Trace:
-        shape = self.shape if self.shape in ("single-stream", "multi-stream") else "single-stream"
-        return self._send(shape, Schedule.streamed(shape, self.rows, seconds, LEAST_STREAMED))
+    def _alone(self, most_s: float) -> Trace:
+        """One query after the other, to learn how long one takes."""
+        seconds = min(most_s, self.seconds / 4)
+        return self._send("single-stream", Schedule.streamed("single-stream", self.rows, seconds, LEAST))
 
-    def _served(self, rate: float, seconds: float, least: int, seed: int) -> Schedule:
-        return Schedule.served(self.rows, rate, max(least, round(rate * seconds)), seed)
+    def _served(self, rate: float) -> Trace:
+        return self._send("server", Schedule.served(self.rows, rate, max(1, round(rate * self.seconds)), self.seed))
 
     def _send(self, text: str, schedule: Schedule) -> Trace:
         rate = f" at {schedule.rate:,.1f} queries/s" if schedule.rate else ""
@@ -201,12 +198,8 @@ class _Issue:
         warm_s = 0.05 if notes.exists() else 0.3  # it stood idle only shortly since the last
         return self.child.load(self.feed, schedule, notes, warm_s)
 
-    @staticmethod
-    def _pace(alone: Trace) -> float:
-        return len(alone.service_ms) / alone.seconds
-
     def _top(self, alone: Trace) -> float:
-        return self.child.callers * self._pace(alone)
+        return self.child.callers * _pace(alone)
 
     def _provable(self, pace: float) -> float:
         """The quantile that a probe at half that pace can prove in the time that it has."""
@@ -218,14 +211,14 @@ class _Issue:
         best = early_stopping.estimate(alone.service_ms, q)
         if best is not None and best > bound_ms:
             raise MeasureError(
-                f"no rate keeps {_name(q)} within {bound_ms:g} ms: a query that is alone takes up to {best:.3g} ms",
+                f"no rate can keep {_name(q)} within {bound_ms:g} ms: alone, queries take up to {best:.3g} ms",
                 where=self.child.target.name, do="raise the bound",
             )  # fmt: skip
         probes: list[Probe] = []
 
         def holds(rate: float) -> bool:
-            schedule = self._served(rate, self.seconds / 2, early_stopping.needed(q), self.seed + 1 + len(probes))
-            trace = self._send("probe", schedule)
+            count = max(early_stopping.needed(q), round(rate * self.seconds / 2))
+            trace = self._send("probe", Schedule.served(self.rows, rate, count, self.seed + 1 + len(probes)))
             bound = early_stopping.estimate(trace.latency_ms, q) if trace.done.all() else None
             probes.append(Probe(rate, bound, bound is not None and bound <= bound_ms))
             return probes[-1].holds
@@ -246,6 +239,10 @@ def bisect(holds: Callable[[float], bool], top: float, probes: int) -> float | N
         middle = (low + high) / 2
         low, high = (middle, high) if holds(middle) else (low, middle)
     return low or None
+
+
+def _pace(alone: Trace) -> float:
+    return len(alone.service_ms) / alone.seconds
 
 
 def _name(q: float) -> str:

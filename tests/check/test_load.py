@@ -205,9 +205,8 @@ def test_who_fails_in_the_middle_is_told_and_what_was_answered_is_kept(
         child.load(feed, schedule, tmp_path / "notes", warm_s=0, patience_s=1)
     error = caught.value
     assert isinstance(error, CutError)
-    assert str(error).startswith(
-        f"rogue: {'' if 'failed' in says else 'the measuring process ' * ('hangs' not in says)}{says}"
-    )
+    assert str(error).startswith("rogue: ")
+    assert says in str(error)
     assert "27 queries were answered before (median " in str(error), "three of thirty were for warming up"
     assert "\n" not in str(error)
     assert int(error.trace.done.sum()) == 27

@@ -146,10 +146,10 @@ class CutError(MeasureError):
         return cut
 
 
-def summarise(trace: Trace, confidence: float = 0.95, seed: int = 0) -> dict[str, Any]:
+def summarise(trace: Trace, confidence: float = 0.95) -> dict[str, Any]:
     """What a trace says, as plain JSON.
 
-    ``latency_ms``: percentiles with intervals (order statistics, and a bootstrap over stretches of the run: the wider
+    ``latency_ms``: percentiles with intervals (order statistics, and Woodruff's over stretches of the run: the wider
     counts); ``early_stopping_ms``: LoadGen's bounds at 99 %; each null where there are too few queries. Offline has a
     throughput and no latencies. ``throughput_per_s`` counts samples; its interval is Student's over the means of
     consecutive stretches (batch means; Law, *Simulation Modeling and Analysis*, 2015, §9.5.3).
@@ -158,7 +158,7 @@ def summarise(trace: Trace, confidence: float = 0.95, seed: int = 0) -> dict[str
     findings = _findings(trace)
     steady = schedule.shape != "offline" and trace.done.all() and len(latency) > 0
     blocks = [part.tolist() for part in _stretches(latency)]
-    percentiles = {name: percentile(blocks, q, confidence, seed) if steady else None for name, q in QUANTILES.items()}
+    percentiles = {name: percentile(blocks, q, confidence) if steady else None for name, q in QUANTILES.items()}
     bounds = {name: early_stopping.estimate(latency, q) if steady else None for name, q in QUANTILES.items()}
     service, late = trace.service_ms, trace.lateness_us
     lateness = {name: float(np.quantile(late, QUANTILES[name])) for name in ("p50", "p99")} if len(late) else None

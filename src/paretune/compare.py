@@ -59,7 +59,7 @@ class Comparison:
         """How much less A scores than B on the same examples, and the unit."""
         unit = "%" if score in UNBOUNDED else "pp"
         ours, theirs = self.drops[score]
-        return drop(theirs, ours, unit, confidence, self.seed), unit
+        return drop(theirs, ours, unit, confidence), unit
 
     def describe(self, confidence: float = 0.95) -> dict[str, Any]:
         """Plain JSON: the outcome and the ratio over all and by batch size, and both sides' own figures."""

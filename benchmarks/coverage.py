@@ -63,7 +63,9 @@ def enumerated(size: Size, seed: int) -> str:
 def a_against_a(size: Size, seed: int) -> str:
     runs = size.itself
     bound = int(stats.binom.ppf(0.99, runs, 0.05))
-    found = [(f"ratio of p50, {machine.name}", latency.against_itself(machine, runs, seed)) for machine in latency.MACHINES]
+    found = [
+        (f"ratio of p50, {machine.name}", latency.against_itself(machine, runs, seed)) for machine in latency.MACHINES
+    ]
     for rate in (0.005, 0.05, 0.2):
         cells = [cell for cell in accuracy.flips("pp", runs, seed + 1, ("half are losses",), (rate,), (1000,))]
         found.append((f"drop, n = 1,000, {100 * rate:g} % flip either way", runs - cells[0].held))
@@ -74,7 +76,10 @@ def a_against_a(size: Size, seed: int) -> str:
 def planted(size: Size, seed: int) -> str:
     runs = size.itself
     rows = [
-        [machine.name, *(f"{100 * latency.found_slower(machine, by, runs, seed) / runs:.0f}" for by in (1.01, 1.03, 1.1))]
+        [
+            machine.name,
+            *(f"{100 * latency.found_slower(machine, by, runs, seed) / runs:.0f}" for by in (1.01, 1.03, 1.1)),
+        ]
         for machine in latency.MACHINES
     ]
     return plain(["called slower, % of runs", "+1 %", "+3 %", "+10 %"], rows)
@@ -169,7 +174,9 @@ def main() -> None:
     parser.add_argument("--only", help="names of tables, comma-separated", default=",".join(TABLES))
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", dest="size", action="store_const", const=QUICK, default=FULL)
-    size.add_argument("--small", dest="size", action="store_const", const=SMALL, help="seconds: does everything run at all")
+    size.add_argument(
+        "--small", dest="size", action="store_const", const=SMALL, help="seconds: does everything run at all"
+    )
     parser.add_argument("--document", type=Path, help="where to put the tables; with all runs, docs/statistics.md")
     asked = parser.parse_args()
     names = asked.only.split(",")

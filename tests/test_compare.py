@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def products(path: Path, count: int, width: int = 256) -> Path:
     rng = np.random.default_rng(0)
     weight = (rng.standard_normal((width, width)) / width**0.5).astype(np.float32)
     names = ["x", *(f"h{number}" for number in range(1, count)), "y"]
-    nodes = [helper.make_node("MatMul", [a, "w"], [b]) for a, b in zip(names, names[1:], strict=False)]
+    nodes = [helper.make_node("MatMul", [a, "w"], [b]) for a, b in pairwise(names)]
     value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", width]) for name in ("x", "y")]
     tensor = helper.make_tensor("w", TensorProto.FLOAT, weight.shape, weight.tobytes(), raw=True)
     graph = helper.make_graph(nodes, "g", value[:1], value[1:], [tensor])
@@ -103,7 +104,12 @@ def test_a_call_that_cannot_be_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("low", "high", "outcome"),
-    [(1.01, 1.2, "faster"), (0.8, 0.99, "slower"), (0.9, 1.1, "no difference shown"), (1.0, 1.1, "no difference shown")],
+    [
+        (1.01, 1.2, "faster"),
+        (0.8, 0.99, "slower"),
+        (0.9, 1.1, "no difference shown"),
+        (1.0, 1.1, "no difference shown"),
+    ],
 )
 def test_only_a_whole_interval_says_anything(low: float, high: float, outcome: str) -> None:
     assert told(Estimate((low + high) / 2, low, high)) == outcome

@@ -90,9 +90,7 @@ def test_with_a_bound_the_rate_is_searched_for(file: Path) -> None:
     assert told["rate_per_s"] == max(held)
     assert all(probe["bound_ms"] <= 1000 for probe in told["probes"] if probe["holds"])
     assert "within 1000 ms (early stopping, 99%)" in told["rate_from"]
-    with pytest.raises(
-        MeasureError, match=r"no rate can keep p9\d? within 1e-06 ms: alone, .* raise"
-    ):
+    with pytest.raises(MeasureError, match=r"no rate can keep p9\d? within 1e-06 ms: alone, .* raise"):
         load(file, seconds=0.2, bound_ms=1e-6, threads=1)
 
 

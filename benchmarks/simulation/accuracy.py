@@ -41,7 +41,9 @@ def _held(count: int, rate: float, share_lost: float, unit: str, runs: int, rng:
     truth = 100 * (lose - win) / (RIGHT if unit == "%" else 1)
     drawn = rng.multinomial(count, [lose, win, RIGHT - lose, 1 - RIGHT - win], runs)
     if unit == "pp":
-        drawn[:, 2] = np.minimum(int(RIGHT * count), count - drawn[:, 0] - drawn[:, 1])  # how many stay right is all one
+        drawn[:, 2] = np.minimum(
+            int(RIGHT * count), count - drawn[:, 0] - drawn[:, 1]
+        )  # how many stay right is all one
         drawn[:, 3] = count - drawn[:, :3].sum(axis=1)
     held = 0
     for numbers, times in zip(*np.unique(drawn, axis=0, return_counts=True), strict=True):

@@ -74,6 +74,9 @@ def auc_cells(runs: int, seed: int, counts: tuple[int, ...] = COUNTS) -> Iterato
 def _true_auc(share: float, noise: float) -> float:
     """Of a yes and a no, none, one or both are noisy."""
     return sum(
-        special.comb(2, noisy) * share**noisy * (1 - share) ** (2 - noisy) * special.ndtr(2 / (2 + noisy * noise**2) ** 0.5)
+        special.comb(2, noisy)
+        * share**noisy
+        * (1 - share) ** (2 - noisy)
+        * special.ndtr(2 / (2 + noisy * noise**2) ** 0.5)
         for noisy in range(3)
     )

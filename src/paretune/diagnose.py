@@ -78,8 +78,8 @@ class Diagnosis:
             if row["flip_rate"] == 0.01 and row["chance"] < DOUBTFUL:
                 more = f"about {row['examples_needed']:,} would do" if row["examples_needed"] else "no number would do"
                 found.append(
-                    f"{row['limit']} will most likely stay undecided: {len(self.data.heldout):,} held-out examples prove "
-                    f"it with a chance of {row['chance']:.0%} when 1 % of the answers flip and the true drop is "
+                    f"{row['limit']} will most likely stay undecided: {len(self.data.heldout):,} held-out examples "
+                    f"prove it with a chance of {row['chance']:.0%} when 1 % of the answers flip and the true drop is "
                     f"{power.TYPICAL_DROP} pp; {more}"
                 )
         features = self.machine["features"]

@@ -83,8 +83,9 @@ def compared(found: Mapping[str, Any]) -> Group:
         ends = f"{drop['value']:+.2f} {drop['unit']} ({drop['low']:+.2f} … {drop['high']:+.2f})"
         lines.append(Text(f"{name} of A lies {ends} below that of B"))
     over = f"{_times(found['ratio'])}, {found['sessions']} sessions"
-    lines.append(Text(f"A is {found['outcome']}: {over}" if found["outcome"] in ("faster", "slower") else
-                      f"{found['outcome']}: A runs at {over} of B's pace", style=_OUTCOME[found["outcome"]]))  # fmt: skip
+    shown = found["outcome"] != "no difference shown"
+    words = f"A is {found['outcome']}: {over}" if shown else f"no difference shown: A runs at {over} of B's pace"
+    lines.append(Text(words, style=_OUTCOME[found["outcome"]]))
     return Group(*lines)
 
 

@@ -63,9 +63,7 @@ def chance_to_prove(
     true_drop = _possible(true_drop / 100, flip_rate)
     if flip_rate == 0:
         return float(paired_shares(0, 0, count, confidence)[1] <= limit / 100)
-    flips = np.arange(
-        int(stats.binom.ppf(5e-10, count, flip_rate)), int(stats.binom.isf(5e-10, count, flip_rate)) + 1
-    )
+    flips = np.arange(int(stats.binom.ppf(5e-10, count, flip_rate)), int(stats.binom.isf(5e-10, count, flip_rate)) + 1)
     most, losses = -1, []
     for number in flips.tolist():
         # one flip more allows at most one loss more, and never fewer

@@ -163,7 +163,9 @@ def _named(named: Mapping[str, Array], count: int) -> dict[str, Array]:
     for name, mask in masks.items():
         _same_length(f"slice {name}", mask, count)
         if mask.dtype != bool:
-            raise DataError(f"is {mask.dtype}, not boolean", where=f"slice {name}", do="give one truth value an example")
+            raise DataError(
+                f"is {mask.dtype}, not boolean", where=f"slice {name}", do="give one truth value an example"
+            )
     return masks
 
 

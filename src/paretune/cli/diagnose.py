@@ -30,9 +30,7 @@ def diagnose(
     from paretune.diagnose import diagnose as run
 
     work, _ = options.workload(workload, data, score)
-    found = run(
-        work, budget, targets=options.split(target), heldout_limit=heldout_limit, threads=threads, seed=seed
-    )
+    found = run(work, budget, targets=options.split(target), heldout_limit=heldout_limit, threads=threads, seed=seed)
     result, words = terminal.consoles(json)
     if json:
         ending.show(found.describe())

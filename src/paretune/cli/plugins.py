@@ -28,7 +28,7 @@ def sources(json: options.Json = False, debug: options.Debug = False) -> None:
 
 
 def _listing(group: str, json: bool) -> None:
-    from paretune import terminal
+    from paretune import tables, terminal
     from paretune.ask import plugin
     from paretune.ask.knob import knobs_of
 

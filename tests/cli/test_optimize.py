@@ -1,4 +1,4 @@
-"""The command line as a person uses it, right and wrong: exit codes, one-line errors, nothing half-written."""
+"""``paretune optimize`` as a person uses it, right and wrong: exit codes, one-line errors, nothing half-written."""
 
 from __future__ import annotations
 
@@ -9,41 +9,23 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from paretune.cli import main
 from paretune.deliver import result as results
 from paretune.deliver.run import Run, read_log
 
-
-def call(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main(list(arguments))
-    assert isinstance(ended.value.code, int)
-    return ended.value.code
-
-
-def complaint(capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line on stderr that says what is wrong."""
-    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("paretune: error: ")]
-    assert len(said) == 1, said
-    return said[0]
-
-
-RECIPE = {"candidates": [{"recipe": [{"technique": "torch_to_onnx"}], "target": "onnxruntime"}]}
 QUICK = ("--target", "onnxruntime", "--recipe", "recipe.json", "--time", "20s", "--batch", "4")
 
-
-@pytest.fixture(autouse=True)
-def recipe(workloads: Path) -> None:
-    """A fixed list of one candidate: most of what is asked here does not hang on what is tried."""
-    (workloads / "recipe.json").write_text(json.dumps(RECIPE))
+pytestmark = pytest.mark.usefixtures("recipe")
 
 
-def test_from_a_module_to_a_bundle(workloads: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_from_a_module_to_a_bundle(
+    workloads: Path, capsys: pytest.CaptureFixture[str], call: Callable[..., int], complaint: Callable[[], str]
+) -> None:
     quick = ("--target", "onnxruntime", "--only", "onnx_int8_static", "--time", "20s", "--batch", "4")
     assert call("optimize", "works.py:good", "--budget", "drop<=2pp", *quick, "--out", "run", "--json") == 0
     shown = json.loads(capsys.readouterr().out)
@@ -75,10 +57,10 @@ def test_from_a_module_to_a_bundle(workloads: Path, capsys: pytest.CaptureFixtur
     assert call("pack", "run", "--id", other, "--out", "other") == 0
     assert (workloads / "other" / "model.onnx").is_file()
     assert call("pack", "run", "--id", "zzz", "--out", "third") == 2
-    assert "no candidate 'zzz'" in complaint(capsys)
+    assert "no candidate 'zzz'" in complaint()
 
     assert call("optimize", "works.py:good", *quick, "--out", "run") == 2
-    assert "--resume" in complaint(capsys)
+    assert "--resume" in complaint()
     assert call("optimize", "works.py:good", "--budget", "drop<=2pp", *quick, "--out", "run", "--resume", "--json") == 0
     resumed = json.loads(capsys.readouterr().out)
     assert resumed["front"] == shown["front"]
@@ -87,7 +69,9 @@ def test_from_a_module_to_a_bundle(workloads: Path, capsys: pytest.CaptureFixtur
     assert len(done) == len(set(done)), "a finished step was repeated"
 
 
-def test_from_an_onnx_file_and_arrays(workloads: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_from_an_onnx_file_and_arrays(
+    workloads: Path, capsys: pytest.CaptureFixture[str], call: Callable[..., int]
+) -> None:
     script = (
         "import works, numpy as np, torch\n"
         "torch.onnx.export(works.net, (torch.zeros(2, 1, 8, 8),), 'model.onnx', dynamo=True, input_names=['image'],"
@@ -106,7 +90,7 @@ def test_from_an_onnx_file_and_arrays(workloads: Path, capsys: pytest.CaptureFix
     assert "p50" in capsys.readouterr().out
 
 
-def test_nothing_meets(workloads: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_meets(workloads: Path, capsys: pytest.CaptureFixture[str], call: Callable[..., int]) -> None:
     code = call("optimize", "works.py:good", "--budget", "p50<=1us, drop<=2pp", *QUICK, "--out", "run")
     assert code == 3
     assert "p50<=1us binds" in capsys.readouterr().out
@@ -155,12 +139,18 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_a_mistake_is_one_line(case: str, workloads: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mistake_is_one_line(
+    case: str,
+    workloads: Path,
+    capsys: pytest.CaptureFixture[str],
+    call: Callable[..., int],
+    complaint: Callable[[], str],
+) -> None:
     arguments, words = BAD[case]
     quick = () if "--target" in arguments else ("--target", "onnxruntime")
     code = call("optimize", *arguments, *quick, "--out", "run")
     # typer tells its own in a box
-    said = capsys.readouterr().err if case == "seed" else complaint(capsys)
+    said = capsys.readouterr().err if case == "seed" else complaint()
     assert words in said
     assert code in (1, 2)
     assert "Traceback" not in said
@@ -170,71 +160,43 @@ def test_a_mistake_is_one_line(case: str, workloads: Path, capsys: pytest.Captur
         assert not (workloads / "run").exists(), "the mended call may have the same --out"
 
 
-def test_a_pickle_is_refused_unopened(workloads: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pickle_is_refused_unopened(workloads: Path, call: Callable[..., int], complaint: Callable[[], str]) -> None:
     class Bomb:
         def __reduce__(self) -> tuple[object, ...]:
             return (os.mkdir, ("exploded",))
 
     (workloads / "model.pt").write_bytes(pickle.dumps(Bomb()))
     assert call("optimize", "works.py:pickled", "--out", "run") == 2
-    assert "pickle" in complaint(capsys)
+    assert "pickle" in complaint()
     assert not (workloads / "exploded").exists()
 
 
-def test_training_that_overlaps_is_told(workloads: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_training_that_overlaps_is_told(
+    workloads: Path, capsys: pytest.CaptureFixture[str], call: Callable[..., int]
+) -> None:
     assert call("optimize", "works.py:overlapping", "--budget", "drop<=5pp", *QUICK, "--out", "run", "--json") in (0, 3)
     captured = capsys.readouterr()
     assert any("also stand in held-out" in warning for warning in json.loads(captured.out)["warnings"])
 
 
-def test_a_tampered_store_is_told_on_resume(workloads: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_tampered_store_is_told_on_resume(
+    workloads: Path, capsys: pytest.CaptureFixture[str], call: Callable[..., int], complaint: Callable[[], str]
+) -> None:
     asked = ("optimize", "works.py:good", *QUICK, "--out", "run")
     assert call(*asked) in (0, 3)
     capsys.readouterr()
     model = next((workloads / "run" / "store").rglob("model.onnx"))
     model.write_bytes(model.read_bytes()[:-1] + b"\x00")
     assert call(*asked, "--resume") == 1
-    said = complaint(capsys)
+    said = complaint()
     assert "sha256" in said
     assert "model.onnx" in said
 
 
-def test_a_tampered_bundle_is_refused(workloads: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call("optimize", "works.py:good", "--budget", "drop<=5pp", *QUICK, "--out", "run") == 0
-    capsys.readouterr()
-    model = workloads / "run" / "bundle" / "model.onnx"
-    model.write_bytes(model.read_bytes() + b"\x00")
-    assert call("measure", "run/bundle") == 1
-    assert "sha256" in complaint(capsys)
-
-
-def test_an_unwritable_place(workloads: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unwritable_place(workloads: Path, call: Callable[..., int], complaint: Callable[[], str]) -> None:
     (workloads / "file").write_text("")
     assert call("optimize", "works.py:good", "--out", "file/run") == 1
-    assert "file" in complaint(capsys)
-
-
-def test_a_config_gives_defaults_and_flags_win(workloads: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (workloads / "paretune.toml").write_text(
-        'seed = 5\n[optimize]\nbudget = "drop<=3pp"\ntarget = ["onnxruntime"]\nrecipe = "recipe.json"\ntime = "20s"\n'
-    )
-    assert call("optimize", "works.py:good", "--config", "paretune.toml", "--out", "run", "--seed", "6", "--json") == 0
-    result = json.loads(capsys.readouterr().out)
-    assert result["budget"]["text"] == "drop<=3pp"
-    assert json.loads((workloads / "run" / "run.json").read_text())["seed"] == 6
-    (workloads / "paretune.toml").write_text("colour = 1\n")
-    assert call("optimize", "works.py:good", "--config", "paretune.toml") == 2
-    assert "no setting 'colour'" in complaint(capsys)
-
-
-def test_listings(capsys: pytest.CaptureFixture[str]) -> None:
-    for group, name in (("techniques", "onnx_int8_static"), ("targets", "openvino"), ("sources", "torch_module")):
-        assert call(group, "--json") == 0
-        entries = json.loads(capsys.readouterr().out)
-        entry = next(entry for entry in entries if entry["name"] == name)
-        assert {"name", "takes", "gives", "knobs", "installed", "needs"} <= set(entry)
-        assert call(group) == 0
-        assert name in capsys.readouterr().out
+    assert "file" in complaint()
 
 
 def test_ctrl_c_ends_with_the_best_so_far(workloads: Path) -> None:
@@ -257,8 +219,10 @@ def test_ctrl_c_ends_with_the_best_so_far(workloads: Path) -> None:
     assert any(entry["confirmed"] for entry in result["candidates"])
 
 
-def test_labels_saved_as_objects_are_refused(workloads: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_labels_saved_as_objects_are_refused(
+    workloads: Path, call: Callable[..., int], complaint: Callable[[], str]
+) -> None:
     (workloads / "model.onnx").write_bytes(b"\x80\x04.")
     np.savez(workloads / "data.npz", label=np.array([{}], dtype=object))
     assert call("optimize", "model.onnx", "--data", "data.npz", "--out", "run") == 2
-    assert "data.npz" in complaint(capsys)
+    assert "data.npz" in complaint()

@@ -1,0 +1,46 @@
+"""The program as a whole: its verbs, its help and what that costs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+
+import pytest
+
+VERBS = ["optimize", "demo", "measure", "report", "pack", "techniques", "targets", "sources"]
+
+
+def test_the_verbs_are_listed_in_the_order_of_use(call: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("--help") == 0
+    page = capsys.readouterr().out
+    page = page[page.index("Commands") :]
+    assert [word for word in page.split() if word in VERBS][: len(VERBS)] == VERBS
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_the_options_that_all_share(
+    verb: str, call: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(verb, "--help") == 0
+    page = capsys.readouterr().out
+    assert "--json" in page
+    assert "--debug" in page
+
+
+def test_help_loads_no_framework() -> None:
+    code = (
+        "import sys\n"
+        "from paretune.cli import main\n"
+        "try:\n    main(['optimize', '--help'])\nexcept SystemExit as end:\n    assert not end.code\n"
+        "heavy = ['torch', 'onnx', 'onnxruntime', 'openvino', 'nncf', 'plotly', 'scipy', 'sklearn', 'numpy']\n"
+        "print(*[name for name in heavy if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stderr.strip() == ""
+
+
+def test_an_unknown_verb_ends_with_2(call: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("optimise") == 2
+    assert "optimise" in capsys.readouterr().err

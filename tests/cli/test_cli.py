@@ -41,6 +41,11 @@ def test_help_loads_no_framework() -> None:
     assert done.stderr.strip() == ""
 
 
+def test_the_version_and_the_module_are_the_program() -> None:
+    done = subprocess.run([sys.executable, "-m", "paretune", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"paretune {version('paretune')}\n"
+
+
 def test_an_unknown_verb_ends_with_2(call: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     assert call("optimise") == 2
     assert "optimise" in capsys.readouterr().err

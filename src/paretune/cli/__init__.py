@@ -38,15 +38,21 @@ for verb in VERBS:
     app.add_typer(import_module(f"{__name__}.{verb}").app)
 
 
+def _tell_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"paretune {version('paretune')}")
+        raise typer.Exit
+
+
 @app.callback()
 def _main(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and end.", is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and end.", is_eager=True, callback=_tell_version)
+    ] = False,
 ) -> None:
-    if version:
-        from importlib.metadata import version as installed
-
-        typer.echo(f"paretune {installed('paretune')}")
-        raise typer.Exit
+    pass
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -20,6 +20,8 @@ class ParetuneError(Exception):
     """
 
     exit_code = 1
+    quote: tuple[str, ...] = ()
+    """Lines that show the place, for a terminal; not part of the message."""
 
     def __init__(self, what: str, *, where: str = "", do: str = "") -> None:
         # a message is one line, whatever a framework put into it
@@ -46,6 +48,14 @@ class CallError(ParetuneError):
 
 class BudgetError(CallError):
     """A budget that does not parse or contradicts itself."""
+
+    @classmethod
+    def at(cls, text: str, position: int, what: str, do: str = "") -> BudgetError:
+        """An error at ``text[position]``, with a caret under that place to be shown in a terminal."""
+        error = cls(f"{what} at character {position + 1}", where=f"budget {text!r}", do=do)
+        shown = "".join(letter if letter.isprintable() else " " for letter in text)
+        error.quote = (shown, " " * position + "^")
+        return error
 
 
 class WorkloadError(CallError):

@@ -96,26 +96,43 @@ def test_nonsense_is_a_budget_or_a_budget_error_in_one_line(text):
     ("text", "what", "place"),
     [
         ("drop<=1pp, p97<=5ms", "unknown limit 'p97'", 12),
-        ("p95<=5ms,drop<=1", "drop needs a unit (pp, %)", 10),
-        ("p95>=5ms", "p95 needs <=", 1),
-        ("throughput<=5/s", "throughput needs >=", 1),
-        ("p95=5ms", "'=' is no comparison", 1),
-        ("p95@0<=5ms", "a batch size is at least 1", 1),
-        ("size@2<=5MB", "size takes no batch size", 1),
-        ("size.x<=5MB", "only drop takes the name of a score", 1),
-        ("p95<=-5ms", "cannot be", 1),
-        ("p95<=0ms", "cannot be", 1),
-        ("size<=1e999MB", "cannot be", 1),
-        ("cost<=1EUR", "cost takes no unit", 1),
+        ("p95<=5ms,drop<=1", "a unit is missing", 17),
+        ("p95<=5mz", "unknown unit 'mz'", 7),
+        ("p95>=5ms", "p95 needs <=", 4),
+        ("throughput<=5/s", "throughput needs >=", 11),
+        ("p95 =5ms", "'=' is no comparison", 5),
+        ("p95@0<=5ms", "a batch size is at least 1", 5),
+        ("size@2<=5MB", "size takes no batch size", 6),
+        ("size.x<=5MB", "only drop takes the name of a score", 6),
+        ("p95<=-5ms", "cannot be", 6),
+        ("p95<= 0ms", "cannot be", 7),
+        ("size<=1e999MB", "cannot be", 7),
+        ("cost<=1EUR", "unknown unit 'EUR'", 8),
         ("p95<=5ms,", "a limit is missing", 10),
-        ("fast please", "cannot be read", 1),
+        ("fast please", "a comparison is missing", 6),
+        ("p95@1 <= fast", "a number is missing", 10),
+        ("<=5ms", "cannot be read", 1),
     ],
 )
 def test_an_error_says_what_and_at_which_character(text, what, place):
     error = refused(text)
     assert what in error.what
-    assert f"at character {place}:" in error.what
+    assert error.what.endswith(f" at character {place}")
     assert text in error.where
+    shown, caret = error.quote
+    assert shown == text
+    assert caret == " " * (place - 1) + "^"
+
+
+def test_a_unit_that_is_not_known_is_answered_with_those_that_are():
+    assert refused("p95<=5").do == refused("p95<=5mz").do == "p95 takes us, µs, ms, s"
+    assert refused("cost<=1EUR").do == "cost takes none"
+
+
+def test_a_quote_has_one_line_whatever_was_given():
+    shown, caret = refused("p95<=5ms\n\t,x").quote
+    assert shown == "p95<=5ms  ,x"
+    assert shown[caret.index("^") - 1 :] == "x"
 
 
 def test_contradicting_limits_are_refused_and_repeated_ones_are_not():

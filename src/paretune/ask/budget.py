@@ -29,10 +29,9 @@ _UNITS: dict[str, dict[str, float]] = {
 }
 _BASE = {**dict.fromkeys(LATENCIES, "ms"), "throughput": "/s", "size": "B", "memory": "B", "energy": "mJ", "cost": ""}
 _PER_BATCH = frozenset({*LATENCIES, "throughput", "memory", "energy", "cost"})
-_LIMIT = re.compile(
-    r"(?P<name>[A-Za-z]\w*)(?:\.(?P<score>[\w-]+))?(?:@(?P<batch>\d{1,9}))?\s*(?P<op><=|>=|≤|≥|==|=|<|>)\s*"
-    r"(?P<value>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(?P<unit>\S*)"
-)
+_HEAD = r"(?P<name>[A-Za-z]\w*)(?:\.(?P<score>[\w-]+))?(?:@(?P<batch>\d{1,9}))?\s*"
+_OP = r"(?P<op><=|>=|≤|≥|==|=|<|>)\s*"
+_LIMIT = re.compile(_HEAD + _OP + r"(?P<value>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(?P<unit>\S*)")
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ class Budget:
             if part.strip():
                 limits.append(_limit(part, text, position))
             elif text.strip():
-                _fail("a limit is missing", text, position)
+                raise BudgetError.at(text, position, "a limit is missing")
             position += len(part) + 1
         _contradictions(limits)
         return cls(tuple(limits), _objective(minimize), confidence, text.strip())
@@ -121,40 +120,48 @@ class Budget:
         return {"text": self.text, "confidence": self.confidence, "limits": limits}
 
 
-def _fail(what: str, text: str, position: int, do: str = "") -> None:
-    shown = text[position : position + 24].strip() or text[-24:]
-    raise BudgetError(f"{what} at character {position + 1}: {shown!r}", where=f"budget {text!r}", do=do)
-
-
 def _limit(part: str, text: str, position: int) -> Limit:
     position += len(part) - len(part.lstrip())
     match = _LIMIT.fullmatch(part.strip())
     if match is None:
-        _fail("cannot be read", text, position, "write it like p95@1<=5ms, drop<=1pp, size<=5MB")
-    assert match is not None
+        raise _unread(part.strip(), text, position)
+
+    def refuse(what: str, group: str, do: str = "") -> BudgetError:
+        assert match is not None
+        return BudgetError.at(text, position + match.start(group), what, do)
+
     name, op = match["name"], {"≤": "<=", "≥": ">=", "<": "<=", ">": ">="}.get(match["op"], match["op"])
     if name not in _UNITS:
-        _fail(f"unknown limit {name!r}", text, position, f"known are {', '.join(_UNITS)}")
+        raise refuse(f"unknown limit {name!r}", "name", f"known are {', '.join(_UNITS)}")
     if op not in ("<=", ">="):
-        _fail(f"{op!r} is no comparison", text, position, "use <= or >=")
+        raise refuse(f"{op!r} is no comparison", "op", "use <= or >=")
     if (op == ">=") != (name == "throughput"):
-        right = ">=" if name == "throughput" else "<="
-        _fail(f"{name} needs {right}", text, position)
+        raise refuse(f"{name} needs {'>=' if name == 'throughput' else '<='}", "op")
     if match["score"] and name != "drop":
-        _fail("only drop takes the name of a score", text, position)
+        raise refuse("only drop takes the name of a score", "score")
     batch = int(match["batch"]) if match["batch"] else None
     if batch is not None and (name not in _PER_BATCH or batch < 1):
-        _fail(f"{name} takes no batch size" if name not in _PER_BATCH else "a batch size is at least 1", text, position)
+        wrong = f"{name} takes no batch size" if name not in _PER_BATCH else "a batch size is at least 1"
+        raise refuse(wrong, "batch")
     units = _UNITS[name]
     if match["unit"] not in units:
         offered = ", ".join(unit for unit in units if unit)
-        wanted = f"needs a unit ({offered}), not" if offered else "takes no unit, such as"
-        _fail(f"{name} {wanted} {match['unit']!r}", text, position)
+        what = f"unknown unit {match['unit']!r}" if match["unit"] else "a unit is missing"
+        raise refuse(what, "unit", f"{name} takes {offered}" if offered else f"{name} takes none")
     value = float(match["value"]) * units[match["unit"]]
     if not math.isfinite(value) or value < 0 or (value == 0 and name != "drop"):
-        _fail(f"{name} cannot be {match['op']} {match['value']}", text, position)
+        raise refuse(f"{name} cannot be {match['op']} {match['value']}", "value")
     unit = match["unit"] if name == "drop" else _BASE[name]
     return Limit(name, op, value, unit, batch, match["score"], part.strip())
+
+
+def _unread(limit: str, text: str, position: int) -> BudgetError:
+    """The error for what is no limit at all, at the place up to which it is one."""
+    do = "write it like p95@1<=5ms, drop<=1pp, size<=5MB"
+    for pattern, wanted in ((_HEAD + _OP, "a number"), (_HEAD, "a comparison")):
+        if match := re.match(pattern, limit):
+            return BudgetError.at(text, position + match.end(), f"cannot be read: {wanted} is missing", do)
+    return BudgetError.at(text, position, "cannot be read", do)
 
 
 def _contradictions(limits: list[Limit]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -46,6 +47,38 @@ def test_the_version_and_the_module_are_the_program() -> None:
     assert done.stdout == f"paretune {version('paretune')}\n"
 
 
-def test_an_unknown_verb_ends_with_2(call: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
-    assert call("optimise") == 2
-    assert "optimise" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("optimise",), "Did you mean 'optimize'"),
+        (("techniques", "--nope"), "No such option: --nope"),
+        (("demo", "--seed", "-1"), "--seed"),
+        (("report", "a", "b"), "b"),
+    ],
+)
+def test_a_call_that_is_not_understood_is_one_line(
+    arguments: tuple[str, ...],
+    words: str,
+    call: Callable[..., int],
+    complaint: Callable[[], str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert call(*arguments) == 2
+    said = complaint()
+    assert words in said
+    assert "--help" in said
+    if arguments != ("optimise",):
+        assert call(*arguments, "--json") == 2
+        error = json.loads(capsys.readouterr().out)["error"]
+        assert error["exit"] == 2
+        assert words in error["what"]
+
+
+@pytest.mark.parametrize("arguments", [(), ("optimize",), ("pack",)])
+def test_without_arguments_the_help_is_shown(
+    arguments: tuple[str, ...], call: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(*arguments) == 2
+    shown = capsys.readouterr()
+    assert "Usage" in shown.out
+    assert "error" not in shown.err

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from paretune.cli import ending
-from paretune.errors import ArtifactError, CallError
+from paretune.errors import ArtifactError, BudgetError, CallError
 
 
 def raising(error: BaseException) -> Callable[[], None]:
@@ -27,13 +27,12 @@ def raising(error: BaseException) -> Callable[[], None]:
         (ArtifactError("is corrupt", where="model.onnx"), 1, "model.onnx: is corrupt"),
         (KeyError("x\ny"), 1, "something unforeseen: KeyError"),
         (KeyboardInterrupt(), 1, "interrupted"),
-        (SystemExit(ending.INTERRUPTED), 1, "--resume goes on"),
     ],
 )
 def test_whatever_is_raised_is_one_line(
     error: BaseException, code: int, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert ending.guarded(raising(error), debug=False) == code
+    assert ending.guarded(raising(error)) == code
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("paretune: error: ")
     assert words in line
@@ -45,9 +44,32 @@ def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_an_exit_status_passes_through() -> None:
-    assert ending.guarded(lambda: None, debug=False) == 0
-    assert ending.guarded(raising(SystemExit(ending.MEETS_NONE)), debug=False) == ending.MEETS_NONE
-    assert ending.guarded(raising(SystemExit("words")), debug=False) == 1
+    assert ending.guarded(lambda: None) == 0
+    assert ending.guarded(raising(SystemExit(ending.MEETS_NONE))) == ending.MEETS_NONE
+    assert ending.guarded(lambda: ending.MEETS_NONE) == ending.MEETS_NONE
+    assert ending.guarded(raising(SystemExit("words"))) == 1
+
+
+def test_ctrl_c_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ending.guarded(lambda: ending.INTERRUPTED) == 1
+    assert "--resume goes on" in capsys.readouterr().err
+
+
+def test_with_json_an_error_is_a_document_too(capsys: pytest.CaptureFixture[str]) -> None:
+    error = BudgetError.at("p95<=5mz", 6, "unknown unit 'mz'", "p95 takes ms")
+    assert ending.guarded(raising(error), json=True) == 2
+    told = capsys.readouterr()
+    assert json.loads(told.out) == {
+        "error": {
+            "what": "unknown unit 'mz' at character 7",
+            "where": "budget 'p95<=5mz'",
+            "do": "p95 takes ms",
+            "exit": 2,
+        }
+    }
+    line, *quote = told.err.splitlines()
+    assert line == f"paretune: error: {error}"
+    assert quote == ["    p95<=5mz", "          ^"]
 
 
 def test_only_the_document_reaches_stdout() -> None:

@@ -58,6 +58,7 @@ def _main(
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; a user's mistake ends in one line, never in a traceback (except with ``--debug``)."""
     given = sys.argv[1:] if arguments is None else arguments
-    with ending.stdout_for_the_document("--json" in given):
-        code = ending.guarded(lambda: app(args=given), "--debug" in given)
+    json = "--json" in given
+    with ending.stdout_for_the_document(json):
+        code = ending.guarded(lambda: app(args=given, standalone_mode=False), "--debug" in given, json)
     sys.exit(code)

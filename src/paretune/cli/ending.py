@@ -10,11 +10,13 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
-from paretune.errors import ParetuneError
+from paretune.errors import CallError, ParetuneError
 
 MEETS_NONE = 3
 INTERRUPTED = 130
 """What typer makes of Ctrl-C."""
+NO_ARGUMENTS = "NoArgsIsHelpError"
+"""What typer raises after it has shown the help of a command that was called without arguments."""
 
 _document: list[TextIO] = []
 """Where a document goes while stdout is kept for it."""
@@ -51,29 +53,45 @@ def stdout_for_the_document(json: bool) -> Iterator[None]:
             yield
 
 
-def guarded(run: Callable[[], Any], debug: bool) -> int:
-    """Run a command line; whatever goes wrong becomes one line on stderr. The exit status."""
+def guarded(run: Callable[[], Any], debug: bool = False, json: bool = False) -> int:
+    """Run a command line; whatever goes wrong becomes one line on stderr. The exit status.
+
+    ``run`` returns None or an exit status. With ``json`` what went wrong is the document, too:
+    ``{"error": {"what", "where", "do", "exit"}}``.
+    """
     try:
-        run()
-        return 0
-    except SystemExit as error:  # usage errors are told by typer
-        code = error.code if isinstance(error.code, int) else int(error.code is not None)
-        if code == INTERRUPTED:
-            return _complain("interrupted; finished steps are kept, and --resume goes on from them", 1)
-        return code
+        code = run() or 0
+        if code != INTERRUPTED:
+            return int(code)
+        told = ParetuneError("interrupted; finished steps are kept", do="--resume goes on from them")
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
     except KeyboardInterrupt:
-        return _complain("interrupted", 1)
-    except ParetuneError as error:
-        if debug:
-            traceback.print_exc()
-        return _complain(str(error), error.exit_code)
+        told = ParetuneError("interrupted")
     except Exception as error:
         if debug:
             traceback.print_exc()
-        text = " ".join(str(error).split())[:300]
-        return _complain(f"something unforeseen: {type(error).__name__}: {text} — --debug shows where", 1)
+        if type(error).__name__ == NO_ARGUMENTS:
+            return CallError.exit_code  # the help was shown in place of an error
+        told = _told(error)
+    _complain(told, json)
+    return told.exit_code
 
 
-def _complain(text: str, code: int) -> int:
-    sys.stderr.write(f"paretune: error: {text}\n")
-    return code
+def _told(error: Exception) -> ParetuneError:
+    """What went wrong, as an error of paretune's own."""
+    if isinstance(error, ParetuneError):
+        return error
+    if hasattr(error, "format_message"):  # typer's, whose home moved from one version to the next
+        context = getattr(error, "ctx", None)
+        see = f"see {context.command_path} --help" if context is not None else "see --help"
+        return CallError(str(error.format_message()).rstrip("."), do=see)
+    text = " ".join(str(error).split())[:300]
+    return ParetuneError(f"something unforeseen: {type(error).__name__}: {text}", do="--debug shows where")
+
+
+def _complain(told: ParetuneError, json: bool) -> None:
+    lines = [f"paretune: error: {told}", *(f"    {line}" for line in told.quote)]
+    sys.stderr.write("\n".join(lines) + "\n")
+    if json:
+        show({"error": {"what": told.what, "where": told.where, "do": told.do, "exit": told.exit_code}})

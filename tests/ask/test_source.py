@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from paretune.ask import source
-from paretune.errors import WorkloadError
+from paretune.errors import ArtifactError, WorkloadError
 from paretune.testing import samples
 
 
@@ -25,3 +25,20 @@ def test_what_no_door_takes_is_named(model, what, tmp_path):
     assert what in str(caught.value)
     assert "\n" not in str(caught.value)
     assert caught.value.do
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+@pytest.mark.parametrize("content", [b"", b"no model at all", b"\x80\x04N.", b"PK\x03\x04data.pkl"])
+def test_a_bad_file_is_no_wrong_call_whichever_door_it_knocks_at(content, suffix, tmp_path):
+    path = tmp_path / f"model{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(ArtifactError, match=path.name) as caught:
+        source.find(str(path), samples.examples(), tmp_path / "into")
+    assert caught.value.exit_code == 1
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2", ".pt", ".h6"])
+def test_a_file_that_is_not_there_is_a_wrong_call(suffix, tmp_path):
+    with pytest.raises(WorkloadError) as caught:
+        source.find(tmp_path / f"none{suffix}", samples.examples(), tmp_path / "into")
+    assert caught.value.exit_code == 2

@@ -132,7 +132,7 @@ def test_data_that_does_not_fit_names_the_input(inputs, why, tmp_path):
 def test_custom_operators_without_a_runtime_are_named(tmp_path):
     nodes = [helper.make_node("Frobnicate", ["x"], ["y"], domain="acme.ops")]
     model = made(nodes, [value("x", ["n", 2])], [value("y", ["n", 2])], domain="acme.ops")
-    with pytest.raises(WorkloadError, match=r"custom operators that onnxruntime does not have: acme\.ops\.Frobnicate"):
+    with pytest.raises(ArtifactError, match=r"custom operators that onnxruntime does not have: acme\.ops\.Frobnicate"):
         OnnxFile().read(model, None, tmp_path)
 
 
@@ -152,7 +152,7 @@ def test_what_onnxruntime_cannot_run_is_said_in_one_line(tmp_path):
         [helper.make_node("Reshape", ["x", "s"], ["y"])], [value("x", ["n", 2])], [value("y", ["n", 2])], WEIGHT
     )
     model.graph.node[0].input[1] = "w"
-    with pytest.raises(WorkloadError, match="onnxruntime does not open the model") as caught:
+    with pytest.raises(ArtifactError, match="onnxruntime does not open the model") as caught:
         OnnxFile().read(model, None, tmp_path)
     assert "\n" not in str(caught.value)
 

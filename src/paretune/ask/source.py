@@ -33,7 +33,9 @@ class Source(Protocol):
         Raises
         ------
         WorkloadError
-            If the model is this source's kind but cannot be used as it is.
+            If the model is this source's kind but cannot be used as it is, or its file does not exist.
+        ArtifactError
+            If a file is corrupt or unsafe to open, or holds what no runtime here runs.
         """
         ...
 

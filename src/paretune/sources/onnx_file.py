@@ -11,7 +11,7 @@ import numpy as np
 
 from paretune.ask.artifact import Artifact, TensorSpec
 from paretune.ask.data import Split, fit_inputs
-from paretune.errors import BuildError, WorkloadError
+from paretune.errors import ArtifactError, BuildError
 from paretune.forms import onnx as form
 from paretune.forms import onnx_optimize
 
@@ -35,11 +35,11 @@ class OnnxFile:
         Raises
         ------
         WorkloadError
-            If the file does not exist, or onnxruntime does not open the model (an operator without a runtime, say).
+            If the file does not exist.
         DataError
             If the examples do not fit the inputs.
         ArtifactError
-            If the file is not a valid ONNX model.
+            If the model is not valid ONNX, or onnxruntime does not open it (an operator without a runtime, say).
         """
         if isinstance(model, str | Path) and str(model).endswith(".onnx"):
             where = str(model)
@@ -83,7 +83,7 @@ def _refuse_unknown(model: onnx.ModelProto, where: str) -> None:
         if node.domain not in BUILT_IN and (node.domain, node.op_type) not in own
     }
     if unknown:
-        raise WorkloadError(
+        raise ArtifactError(
             f"uses custom operators that onnxruntime does not have: {', '.join(sorted(unknown))}", where=where,
             do="export the model with standard operators only",
         )  # fmt: skip
@@ -105,7 +105,7 @@ def _freed(model: onnx.ModelProto, where: str) -> tuple[onnx.ModelProto, str]:
     try:
         onnx_optimize.opened(model)
     except BuildError as error:
-        raise WorkloadError(error.what, where=where, do="export it with operators that onnxruntime has") from error
+        raise ArtifactError(error.what, where=where, do="export it with operators that onnxruntime has") from error
     inputs, outputs = form.specs(model)
     sizes = {spec.shape[0] if spec.shape else None for spec in inputs}
     if not any(isinstance(size, int) for size in sizes):

@@ -93,14 +93,19 @@ class TorchModule:
 
 
 def _refuse_pickle(path: Path) -> None:
-    """Raise :class:`WorkloadError` for a file that only unpickling could open."""
+    """Raise :class:`WorkloadError` for a file that only unpickling could open.
+
+    A ``.pt2`` says what it wants to be: whether it is one, the front door of exported programs tells.
+    """
+    if path.suffix == ".pt2":
+        return
     try:
         with path.open("rb") as file:
             head = file.read(4096)
     except OSError:
         head = b""
     pickled = head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
-    archived = head.startswith(b"PK") and b"data.pkl" in head and path.suffix != ".pt2"
+    archived = head.startswith(b"PK") and b"data.pkl" in head
     if path.suffix in PICKLES or pickled or archived:
         raise WorkloadError(
             "is a pickle, which runs any code it holds when opened, so paretune never opens one", where=str(path),

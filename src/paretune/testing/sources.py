@@ -12,8 +12,11 @@ import numpy as np
 
 from paretune.ask import plugin
 from paretune.ask.artifact import Artifact, sha256_of
-from paretune.errors import WorkloadError
+from paretune.errors import ArtifactError, WorkloadError
 from paretune.testing import declaration, network, samples
+
+PICKLED = b"\x80\x04N."
+"""A pickle, of None, under another format's name."""
 
 
 class SourceConformance:
@@ -72,6 +75,20 @@ class SourceConformance:
             assert artifact.inputs
             assert artifact.outputs
             assert Artifact.open(artifact.root).digest == artifact.digest
+
+    def test_a_damaged_file_is_told_from_a_missing_one(self, tmp_path: Path) -> None:
+        files = [Path(model) for model, _ in self.taken(tmp_path) if isinstance(model, str | Path)]
+        for index, file in enumerate(files):
+            into = tmp_path / f"damaged-{index}"
+            into.mkdir()
+            whole = file.read_bytes()
+            for damaged in (b"", b"this is no model", PICKLED, whole[: len(whole) // 2], whole[:-1]):
+                copy = into / file.name
+                copy.write_bytes(damaged)
+                read = partial(self.source().read, copy, self.examples(), into)
+                assert declaration.complaint(read, ArtifactError), "a damaged file was read without a word"
+            missing = partial(self.source().read, into / f"none{file.suffix}", self.examples(), into)
+            assert declaration.complaint(missing, WorkloadError), "a file that is not there was read without a word"
 
     def test_does_not_reach_for_the_network(self, tmp_path: Path) -> None:
         with network.refused() as attempts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -14,6 +15,7 @@ import pytest
 
 from paretune.ask.budget import Budget
 from paretune.ask.workload import load
+from paretune.build.candidate import read_recipes
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -94,6 +96,16 @@ def test_every_limit_shown_parses() -> None:
     assert len(shown) >= 5
     for limits in shown:
         assert Budget.parse(limits).limits, limits
+
+
+def test_the_recipes_shown_are_read(tmp_path: Path) -> None:
+    shown = blocks(README, "json")
+    assert shown
+    for block in shown:
+        (tmp_path / "recipe.json").write_text(block)
+        found = read_recipes(tmp_path / "recipe.json")
+        assert len(found) == len(json.loads(block)["candidates"])
+        assert all(candidate.recipe.gives("torch") in candidate.target.accepts for candidate in found)
 
 
 def test_the_two_commands_are_there() -> None:

@@ -10,6 +10,8 @@ import typer
 from paretune.ask.budget import Budget
 from paretune.cli import ending, options
 
+RECIPE = '{"candidates": [{"recipe": [{"technique": "torch_to_onnx"}], "target": "onnxruntime"}]}'
+
 app = typer.Typer()
 
 
@@ -30,7 +32,9 @@ def optimize(
     keep: Annotated[
         list[str] | None, typer.Option(help="PATTERN=fp32: nodes or modules that stay in float; may be repeated.")
     ] = None,
-    recipe: Annotated[Path | None, typer.Option(help="A JSON file with a fixed list of candidates.")] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help=f"A JSON file with a fixed list of candidates, such as {RECIPE}.")
+    ] = None,
     heldout_limit: Annotated[int | None, typer.Option(min=2, help="Use at most this many held-out examples.")] = None,
     confidence: Annotated[float, typer.Option(help="Confidence of every interval.")] = 0.95,
     data: options.Data = None,

@@ -21,7 +21,7 @@ from paretune.build.store import Store, write_whole
 from paretune.check.machine import default_threads, fingerprint
 from paretune.conclude import conclude
 from paretune.confirm import confirm
-from paretune.deliver.run import CALL, LOG, Log, Run, read_call, start
+from paretune.deliver.run import CALL, LOG, Log, Run, place, read_call, start
 from paretune.errors import BudgetError, CallError, ParetuneError
 from paretune.journal import Journal
 from paretune.loop import Loop
@@ -96,11 +96,12 @@ def optimize(
     usable, asked = _targets(targets)
     techniques = _techniques(only, without)
     limit_s = seconds_of(time)
-    if resume and out is not None and (Path(out) / CALL).is_file():
-        _check_same(read_call(Path(out)), call or {"workload": workload.name}, Path(out))
+    root = place(Path(out) if out is not None else None, workload.name, resume)
+    if (root / CALL).is_file():
+        _check_same(read_call(root), call or {"workload": workload.name}, root)
     fixed = read_recipes(Path(recipes)) if isinstance(recipes, str | Path) else recipes
-    fresh = out is None or not Path(out).exists()
-    root = start(Path(out) if out is not None else None, workload.name, resume)
+    fresh = not root.exists()
+    start(root)
     log = Log(root / LOG)
     watch = Broadcast((log, *observers))
     stored = Store(Path(store) if store is not None else root / "store")
@@ -113,6 +114,8 @@ def optimize(
     }  # fmt: skip
     write_whole(root / CALL, json.dumps(resolved, indent=1))
     loop = Loop(workload, limits, sizes, asked, root, stored, machine, seed, Journal(watch, limit_s))
+    if resume and fresh:
+        loop.journal.say("warning", f"there is no run at {root} to go on with: it starts here")
     try:
         with loop.interruptible():
             loop.prepare(heldout_limit, tuple(keep))

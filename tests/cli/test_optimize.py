@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from paretune.build.candidate import read_recipes
+from paretune.cli.optimize import RECIPE
 from paretune.deliver import result as results
 from paretune.deliver.run import Run, read_log
 
@@ -88,6 +90,17 @@ def test_from_an_onnx_file_and_arrays(
     assert "onnx_to_openvino" not in tried, "--without onnx_* leaves conversions by that name out too"
     assert call("measure", "model.onnx") == 0
     assert "p50" in capsys.readouterr().out
+
+
+def test_the_help_shows_a_recipe_that_can_be_read(
+    workloads: Path, capsys: pytest.CaptureFixture[str], call: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    assert call("optimize", "--help") == 0
+    assert RECIPE in capsys.readouterr().out
+    (workloads / "shown.json").write_text(RECIPE)
+    (candidate,) = read_recipes(workloads / "shown.json")
+    assert candidate.title == "torch_to_onnx → onnxruntime"
 
 
 def test_nothing_meets(workloads: Path, capsys: pytest.CaptureFixture[str], call: Callable[..., int]) -> None:
@@ -177,18 +190,33 @@ def test_training_that_overlaps_is_told(
     assert any("also stand in held-out" in warning for warning in json.loads(captured.out)["warnings"])
 
 
-def test_a_tampered_store_is_told_on_resume(
-    workloads: Path, capsys: pytest.CaptureFixture[str], call: Callable[..., int], complaint: Callable[[], str]
+def test_resume_starts_what_is_not_there_and_tells_a_tampered_store(
+    workloads: Path, capsys: pytest.CaptureFixture[str], call: Callable[..., int]
 ) -> None:
-    asked = ("optimize", "works.py:good", *QUICK, "--out", "run")
+    asked = ("optimize", "works.py:good", *QUICK, "--out", "run", "--resume")
     assert call(*asked) in (0, 3)
-    capsys.readouterr()
+    told = "there is no run at run to go on with: it starts here"
+    assert [line for line in capsys.readouterr().err.splitlines() if "no run" in line] == [f"! {told}"]
+    assert told not in json.loads((workloads / "run" / "result.json").read_text())["warnings"]
     model = next((workloads / "run" / "store").rglob("model.onnx"))
     model.write_bytes(model.read_bytes()[:-1] + b"\x00")
-    assert call(*asked, "--resume") == 1
-    said = complaint()
-    assert "sha256" in said
-    assert "model.onnx" in said
+    assert call(*asked) == 1
+    said = capsys.readouterr().err
+    assert "no run" not in said
+    (line,) = [line for line in said.splitlines() if line.startswith("paretune: error: ")]
+    assert "sha256" in line
+    assert "model.onnx" in line
+
+
+def test_a_run_that_is_gone_on_with_outlives_a_mistake(
+    workloads: Path, call: Callable[..., int], complaint: Callable[[], str]
+) -> None:
+    (workloads / "runs" / "empty-1").mkdir(parents=True)
+    call_written = json.dumps({"workload": "works.py:empty"})
+    (workloads / "runs" / "empty-1" / "run.json").write_text(call_written)
+    assert call("optimize", "works.py:empty", "--target", "onnxruntime", "--resume") == 2
+    assert "holds no examples" in complaint()
+    assert (workloads / "runs" / "empty-1" / "run.json").is_file()
 
 
 def test_an_unwritable_place(workloads: Path, call: Callable[..., int], complaint: Callable[[], str]) -> None:

@@ -21,7 +21,7 @@ from paretune.check.verdict import judge
 from paretune.deliver import run as runs
 from paretune.deliver import summary
 from paretune.deliver.bundle import Bundle, pack
-from paretune.deliver.run import BASELINE, CALL, LOG, RESULT, Log, Run, read_call, read_log, save, start
+from paretune.deliver.run import BASELINE, CALL, LOG, RESULT, Log, Run, place, read_call, read_log, save, start
 from paretune.deliver.trial import Trial
 from paretune.errors import ArtifactError, CallError, OutputError
 from paretune.testing import samples
@@ -84,35 +84,51 @@ def by_target(run: Run, target: str) -> str:
 
 def test_a_run_is_not_written_over_unless_it_is_resumed(tmp_path: Path) -> None:
     out = tmp_path / "a" / "run"
-    assert start(out, "w", resume=False) == out
+    assert place(out, "w", resume=False) == out
+    assert not out.exists(), "finding the place makes nothing"
+    start(out)
     assert list(out.iterdir()) == [], "the trial file is gone"
-    assert start(out, "w", resume=False) == out, "an empty directory is as good as none"
+    assert place(out, "w", resume=False) == out, "an empty directory is as good as none"
     (out / CALL).write_text("{}")
     with pytest.raises(CallError, match="exists already — add --resume") as caught:
-        start(out, "w", resume=False)
+        place(out, "w", resume=False)
     assert caught.value.exit_code == 2
-    assert start(out, "w", resume=True) == out
+    assert place(out, "w", resume=True) == out
+    start(out)
     assert (out / CALL).read_text() == "{}"
-    assert start(tmp_path / "new", "w", resume=True).is_dir(), "--resume starts what is not there"
+    assert place(tmp_path / "new", "w", resume=True) == tmp_path / "new", "--resume starts what is not there"
+
+
+def test_what_is_no_run_is_not_gone_on_with(tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("mine")
+    with pytest.raises(CallError, match="holds no run"):
+        place(tmp_path, "w", resume=True)
+    (tmp_path / LOG).write_text("")
+    assert place(tmp_path, "w", resume=True) == tmp_path, "a run that was killed before its call was written"
 
 
 def test_runs_without_a_name_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert start(None, "w", resume=True) == Path("runs/w-1"), "nothing to go on with"
-    (tmp_path / "runs/w-1" / CALL).write_text("{}")
-    assert start(None, "w", resume=False) == Path("runs/w-2")
-    (tmp_path / "runs/w-2" / CALL).write_text("{}")
-    assert start(None, "w", resume=True) == Path("runs/w-2"), "the last one"
-    assert start(None, "other", resume=False) == Path("runs/other-1")
+
+    def placed(name: str, resume: bool) -> Path:
+        found = place(None, name, resume)
+        start(found)
+        (found / CALL).write_text("{}")
+        return found
+
+    assert placed("w", resume=True) == Path("runs/w-1"), "nothing to go on with"
+    assert placed("w", resume=False) == Path("runs/w-2")
+    assert placed("w", resume=True) == Path("runs/w-2"), "the last one"
+    assert placed("other", resume=False) == Path("runs/other-1")
 
 
 @pytest.mark.parametrize("resume", [False, True])
 def test_a_place_that_cannot_be_a_directory_is_refused(resume: bool, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(CallError, match="is a file, not a run's directory"):
-        start(tmp_path / "file", "w", resume)
+        place(tmp_path / "file", "w", resume)
     with pytest.raises(OutputError):
-        start(tmp_path / "file" / "run", "w", resume)
+        start(tmp_path / "file" / "run")
 
 
 # -- the log ---------------------------------------------------------------------------------------------------

@@ -24,15 +24,13 @@ RESULT, CALL, LOG, REPORT, BUNDLE, BASELINE, NEAREST = (
 )  # fmt: skip
 
 
-def start(out: Path | None, name: str, resume: bool) -> Path:
-    """The directory of a run: a new one, or one to go on with.
+def place(out: Path | None, name: str, resume: bool) -> Path:
+    """Where a run stands, by its workload's name where no directory was named: the next number, or the last to go on.
 
     Raises
     ------
     CallError
-        If it exists and ``resume`` was not asked.
-    OutputError
-        If it cannot be written.
+        If it cannot be a run's: a file, or a directory that holds a run (and ``resume`` was not asked) or other things.
     """
     if out is None:
         number = 1
@@ -41,8 +39,23 @@ def start(out: Path | None, name: str, resume: bool) -> Path:
         out = Path("runs", f"{name}-{number - 1 if resume and number > 1 else number}")
     if out.exists() and not out.is_dir():
         raise CallError("is a file, not a run's directory", where=str(out), do="name another --out")
-    if out.exists() and not resume and any(out.iterdir()):
+    if not out.exists() or not any(out.iterdir()):
+        return out
+    if not resume:
         raise CallError("exists already", where=str(out), do="add --resume to go on with it, or name another --out")
+    if not (out / CALL).is_file() and not (out / LOG).is_file():
+        raise CallError("holds no run to go on with", where=str(out), do="name another --out")
+    return out
+
+
+def start(out: Path) -> None:
+    """Make a run's directory, or sweep the one to go on with.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         # found out now, not after ten minutes of work
@@ -50,7 +63,6 @@ def start(out: Path | None, name: str, resume: bool) -> Path:
         (out / ".writable").unlink()
     for leftover in [*out.glob(f".{BUNDLE}.*"), *out.glob(f".{BASELINE}.*")]:  # of a run that was killed while packing
         shutil.rmtree(leftover, ignore_errors=True)
-    return out
 
 
 class Log:

@@ -123,11 +123,17 @@ def test_a_limit_on_a_score_that_does_not_exist(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_a_short_time_still_ends_with_a_result(tmp_path: Path) -> None:
+def test_a_short_time_still_ends_with_a_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)  # a person at a prompt is told what goes on
     run = paretune.optimize(two_inputs(), "drop<=2pp", targets=["onnxruntime"], time=1, out=tmp_path / "run")
     assert run.result["stopped"] == "time"
     assert any("the time was over" in (entry["why"] or "") for entry in run.result["candidates"])
     assert run.best is not None, "the reference at least was measured, and is confirmed"
+    told = capsys.readouterr()
+    assert "· reading the data and the model\n" in told.err
+    assert told.out == ""
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("10m", 600), ("1.5h", 5400), ("2min", 120), (5, 5)])

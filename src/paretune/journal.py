@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -12,6 +13,25 @@ from typing import Any
 from paretune.ask.event import Event, Observer
 from paretune.check.verdict import Verdict
 from paretune.deliver.trial import Trial
+
+
+class Lines:
+    """An observer that writes plain lines on stderr: what a person sees who named no observer."""
+
+    def on(self, event: Event) -> None:
+        if event.line:
+            sys.stderr.write(f"{event.line}\n")
+            sys.stderr.flush()
+
+
+def listeners(observers: Sequence[Observer] | None) -> tuple[Observer, ...]:
+    """The observers given; for None plain lines where a person is watching: a terminal, a prompt or a notebook."""
+    if observers is not None:
+        return tuple(observers)
+    if sys.stderr is None:  # a program without a console
+        return ()
+    watched = sys.stderr.isatty() or hasattr(sys, "ps1") or "ipykernel" in sys.modules
+    return (Lines(),) if watched else ()
 
 
 @dataclass

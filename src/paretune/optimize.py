@@ -23,7 +23,7 @@ from paretune.conclude import conclude
 from paretune.confirm import confirm
 from paretune.deliver.run import CALL, LOG, Log, Run, place, read_call, start
 from paretune.errors import BudgetError, CallError, ParetuneError
-from paretune.journal import Journal
+from paretune.journal import Journal, listeners
 from paretune.loop import Loop
 
 
@@ -46,7 +46,7 @@ def optimize(
     seed: int = 0,
     threads: int | None = None,
     store: str | Path | None = None,
-    observers: Sequence[Observer] = (),
+    observers: Sequence[Observer] | None = None,
     call: Mapping[str, Any] | None = None,
 ) -> Run:
     """Make a workload's model small and fast within a budget, and prove it.
@@ -78,7 +78,8 @@ def optimize(
     seed, threads, store
         Seed of every random choice; CPU threads of every runtime; a store shared between runs.
     observers
-        Receive every event.
+        Receive every event. None: plain lines on stderr where a person is watching (a terminal, a prompt or a
+        notebook), nothing elsewhere; ``()``: nothing anywhere.
 
     Returns
     -------
@@ -103,7 +104,7 @@ def optimize(
     fresh = not root.exists()
     start(root)
     log = Log(root / LOG)
-    watch = Broadcast((log, *observers))
+    watch = Broadcast((log, *listeners(observers)))
     stored = Store(Path(store) if store is not None else root / "store")
     stored.sweep()
     machine = fingerprint(threads or default_threads())

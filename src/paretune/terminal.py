@@ -48,17 +48,17 @@ class Progress:
         if event.kind == "candidate":
             self._candidate(event)
         elif event.kind == "warning":
-            self.console.print(Text(f"! {event.text}", style="yellow"))
+            self.console.print(Text(event.line, style="yellow"))
         elif event.kind in ("stage", "stop") and self._live is None:
-            self.console.print(Text(f"· {event.text}"))
+            self.console.print(Text(event.line))
         if self._live is not None:
             self._live.update(self._line())
 
     def _candidate(self, event: Event) -> None:
         data = event.data
         failed = data["status"] == "failed"
-        mark, style = ("×", "red") if failed else ("✓", "green") if data.get("stage") == "confirmed" else ("·", "")
-        self.console.print(Text(f"{mark} {data['title']}: {event.text}", style=style), soft_wrap=True)
+        style = "red" if failed else "green" if data.get("stage") == "confirmed" else ""
+        self.console.print(Text(event.line, style=style), soft_wrap=True)
         pace = data.get("pace") or 0.0
         if data["role"] == "candidate" and not failed and data.get("verdict") != "breaks" and pace > self._pace:
             self._pace = pace

@@ -22,6 +22,18 @@ class Event:
     text: str = ""
     data: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def line(self) -> str:
+        """The event as one line for a person; empty where it tells of the passing moment only."""
+        if self.kind in ("stage", "stop"):
+            return f"· {self.text}"
+        if self.kind == "warning":
+            return f"! {self.text}"
+        if self.kind != "candidate":
+            return ""
+        failed, confirmed = self.data["status"] == "failed", self.data.get("stage") == "confirmed"
+        return f"{'×' if failed else '✓' if confirmed else '·'} {self.data['title']}: {self.text}"
+
 
 class Observer(Protocol):
     """Receives events. It must not raise: an observer's failure is not the run's."""

@@ -103,11 +103,14 @@ def test_what_is_kept_stays_in_float(tmp_path: Path) -> None:
     recipe = candidates("torch_to_onnx", "onnx_fold", "onnx_int8_dynamic")
     run = paretune.optimize(
         two_inputs(), "size<=1KB", recipes=[recipe], targets=["onnxruntime"], heldout_limit=100,
-        keep=("*mixing*", "*head*", "*linear*", "*Gemm*", "*MatMul*"), out=tmp_path / "run",
+        keep=("*linear*", "*MatMul*", "*Gemm*", "absent*"), out=tmp_path / "run",
     )  # fmt: skip
     (entry,) = [entry for entry in run.result["candidates"] if entry["id"] == recipe.id]
     assert entry["status"] == "failed", "everything was kept: nothing is left to quantise, and that is a finding"
     assert "onnx_int8_dynamic" in entry["error"]
+    warned = [warning for warning in run.result["warnings"] if "such a name" in warning]
+    assert "keep 'absent*': nothing in any candidate tried has such a name" in warned
+    assert len(warned) < 4, "the patterns that kept something are not among them"
     assert run.best is None, "a size that nothing meets: no finalist, and nothing to confirm"
 
 

@@ -41,7 +41,9 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     subprocess.run(["cp", "-r", str(PACKAGE), str(source)], check=True)
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
     subprocess.run([*pip, "--target", str(site), str(source)], check=True)
-    return {**os.environ, "PYTHONPATH": str(site)}
+    # what the tests themselves import goes on being what is imported
+    path = os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**os.environ, "PYTHONPATH": path}
 
 
 def run(arguments: list[str], environment: dict[str, str], at: Path) -> subprocess.CompletedProcess[str]:

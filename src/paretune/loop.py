@@ -55,6 +55,7 @@ class Loop:
     trials: list[Trial] = field(default_factory=list)
     stopped: str = "finished"
     stopped_at: Trial | None = None
+    idle: frozenset[str] | None = None  # patterns to keep in float that named nothing so far; None: none was looked for
     data: Partition = field(init=False)
     original: Artifact = field(init=False)
     builder: Builder = field(init=False)
@@ -79,7 +80,10 @@ class Loop:
                 check_inputs(split, self.original)
         for warning in self.data.warnings:
             self.journal.warn(warning)
-        fit = Fit(self.data.fit, self.workload.loss, self.original, self.seed, self.store.root, keep)
+        fit = Fit(
+            self.data.fit, self.workload.loss, self.original, self.seed, self.store.root, keep,
+            unmatched=self._unmatched,
+        )  # fmt: skip
         self.builder = Builder(self.store, self.original, fit, self.journal.observer)
         self.bench = Bench(
             self.store, self.machine, self.seed, self.journal.observer, door.native, named(self.workload.score)
@@ -141,6 +145,9 @@ class Loop:
             queue.tell(proposal, trial.ranked.merit.value if trial.ranked else None)
         for proposal, why in queue.dropped:
             self.trials.append(Trial(proposal.candidate, why=why))
+        for pattern in self.builder.fit.keep:
+            if pattern in (self.idle or ()):
+                self.journal.warn(f"keep {pattern!r}: nothing in any candidate tried has such a name")
         tried = [trial for trial in self.trials if self.eligible(trial)]
         failed = [trial.error for trial in tried if trial.error]
         if failed and self.stopped == "finished" and not any(trial.ranked for trial in tried):
@@ -268,6 +275,9 @@ class Loop:
     def close(self) -> None:
         if "bench" in vars(self):  # else it ended before there was one
             self.bench.close()
+
+    def _unmatched(self, patterns: Sequence[str]) -> None:
+        self.idle = frozenset(patterns) if self.idle is None else self.idle.intersection(patterns)
 
     def _trying(self, trial: Trial, total: int) -> None:
         text = f"trying {trial.candidate.title}"

@@ -67,6 +67,20 @@ class Carry(Shift):
         return seal(fit, artifact.path(".bin").read_bytes(), "other")
 
 
+@dataclass(frozen=True)
+class Heeds(Shift):
+    """Looks for the patterns that are to stay in float, and may fail after it."""
+
+    name: ClassVar[str] = "heeds"
+    fail: bool = knob(False, "whether it fails", choices=(True, False))
+
+    def apply(self, artifact, fit):
+        fit.unmatched([pattern for pattern in fit.keep if pattern != "conv*"])
+        if self.fail:
+            raise BuildError("nothing is left", where="heeds")
+        return super().apply(artifact, fit)
+
+
 ERRORS = {
     "own": BuildError("operator Foo cannot be treated", where="node 3", do="keep it in float"),
     "runtime": RuntimeError("two\nlines"),
@@ -189,6 +203,20 @@ def test_what_determines_a_step_is_in_its_key(builder, change):
     builder.build(Recipe((Shift(),)))
     again(builder, fit=dataclasses.replace(builder.fit, **change)).build(Recipe((Shift(),)))
     assert len(applied) == 2
+
+
+@pytest.mark.parametrize("fail", [False, True])
+def test_patterns_that_name_nothing_are_told_of_a_stored_step_too(builder, fail):
+    for cached in (False, True):
+        heard = []
+        fit = dataclasses.replace(builder.fit, keep=("conv*", "layer9"), unmatched=heard.append)
+        other = again(builder, fit=fit)
+        if fail:
+            failure(other, Heeds(fail=True))
+        else:
+            other.build(Recipe((Heeds(), Carry())))
+        assert heard == [["layer9"]], "a step that does not look for patterns says nothing of them"
+        assert other.observer.steps[0] == ("heeds", cached)
 
 
 def test_other_training_data_are_told_apart(builder):

@@ -101,10 +101,10 @@ def sealed(made, root: Path) -> Artifact:
     return form.seal(made, root)
 
 
-def fitted(artifact, root: Path, keep=(), train=True, scale=1.0, seed=0) -> Fit:
+def fitted(artifact, root: Path, keep=(), train=True, scale=1.0, seed=0, **told) -> Fit:
     root.mkdir(parents=True, exist_ok=True)
     data = Split.whole(Rows(artifact, scale=scale), None, "train") if train else None
-    return Fit(data, None, artifact, seed, root, keep)
+    return Fit(data, None, artifact, seed, root, keep, **told)
 
 
 def answers(artifact, batch=4, seed=11):

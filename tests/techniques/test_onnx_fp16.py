@@ -29,7 +29,10 @@ def test_inputs_and_outputs_can_be_half_too(tmp_path):
 
 def test_kept_nodes_stay_in_float32(tmp_path):
     before = sealed(cnn(), tmp_path / "in")
-    after = OnnxFp16(keep=("stem",)).apply(before, fitted(before, tmp_path / "build"))
+    heard = []
+    fit = fitted(before, tmp_path / "build", keep=("absent",), unmatched=heard.append)
+    after = OnnxFp16(keep=("stem",)).apply(before, fit)
+    assert heard == [["absent"]]
     kinds = {tuple(tensor.dims): tensor.data_type for tensor in form.load(after).graph.initializer}
     assert (kinds[8, 3, 3, 3], kinds[8, 8, 3, 3]) == (1, 10)
 

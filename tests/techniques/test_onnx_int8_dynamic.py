@@ -40,8 +40,11 @@ def test_convolutions_stay_in_float_and_a_kept_classifier_too(tmp_path):
     after = OnnxInt8Dynamic().apply(before, fitted(before, tmp_path / "a"))
     assert operators(after).count("Conv") == 2
     assert "MatMulInteger" in operators(after)
+    heard = []
+    fit = fitted(before, tmp_path / "b", keep=("class*", "absent"), unmatched=heard.append)
     with pytest.raises(BuildError, match="every one of them is kept"):
-        OnnxInt8Dynamic().apply(before, fitted(before, tmp_path / "b", keep=("class*",)))
+        OnnxInt8Dynamic().apply(before, fit)
+    assert heard == [["absent"]]
 
 
 def test_a_kept_gemm_stays_in_float_beside_a_quantised_one(tmp_path):

@@ -69,7 +69,10 @@ def test_signed_symmetric_activations_have_zero_in_the_middle(tmp_path):
 def test_kept_nodes_stay_in_float(by, shape, tmp_path):
     before = sealed(cnn(), tmp_path / "in")
     own, asked = (("st*", "nothing*"), ()) if by == "knob" else ((), ("st*", "nothing*"))
-    after = OnnxInt8Static(form=shape, keep=own).apply(before, fitted(before, tmp_path / "build", keep=asked))
+    heard = []
+    fit = fitted(before, tmp_path / "build", keep=asked, unmatched=heard.append)
+    after = OnnxInt8Static(form=shape, keep=own).apply(before, fit)
+    assert heard == [["nothing*"]]
     ran = kernels(after)
     assert (ran["Conv"], ran["QLinearConv"]) == (1, 1)
     assert node(after, "stem").op_type == "Conv"

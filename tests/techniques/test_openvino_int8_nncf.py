@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,10 @@ def test_a_kept_layer_stays_in_float_by_the_name_of_its_weights(tmp_path: Path) 
     names = [op.get_friendly_name() for op in form.load(before).get_ops() if op.get_type_name() == "Convolution"]
     whole = FEW.apply(before, samples.fit(before, tmp_path / "a"))
     by_knob = replace(FEW, keep=(names[0],)).apply(before, samples.fit(before, tmp_path / "b"))
-    by_run = FEW.apply(before, replace(samples.fit(before, tmp_path / "c"), keep=(names[0], "fits nothing*")))
+    heard: list[Sequence[str]] = []
+    run_wide = replace(samples.fit(before, tmp_path / "c"), keep=(names[0], "fits nothing*"), unmatched=heard.append)
+    by_run = FEW.apply(before, run_wide)
+    assert heard == [["fits nothing*"]]
     assert fake_quantised(whole) > fake_quantised(by_knob)
     assert by_knob.files == by_run.files
 

@@ -105,6 +105,8 @@ def _entry(entry: Mapping[str, Any], where: str) -> Candidate:
         raise type(error)(error.what, where=f"{where}: {error.where}" if error.where else where, do=error.do) from error
 
 
+UNMATCHED = "unmatched.json"
+"""Beside a finished step's artefact: the patterns of ``keep`` that named nothing in its model."""
 KNOWN_BY = 300
 """By so many drawn examples, and their number, training data is told from other training data."""
 
@@ -172,6 +174,9 @@ class Builder:
         self.observer.on(
             Event("step", step.name, {"step": "build", "key": key, "cached": cached, "seconds": round(seconds, 3)})
         )
+        unmatched = place / UNMATCHED
+        if unmatched.exists():
+            self.fit.unmatched(json.loads(unmatched.read_text()))
         failure = place / "failed.json"
         if failure.exists():
             told = json.loads(failure.read_text())
@@ -182,7 +187,10 @@ class Builder:
         def progress(fraction: float, what: str) -> None:
             self.observer.on(Event("progress", f"{step.name}: {what}", {"fraction": fraction}))
 
-        fit = dataclasses.replace(self.fit, scratch=scratch, progress=progress)
+        said: list[list[str]] = []
+        fit = dataclasses.replace(
+            self.fit, scratch=scratch, progress=progress, unmatched=lambda patterns: said.append(list(patterns))
+        )
         try:
             made = step.apply(artifact, fit)
             if made.form != step.gives or made.root != fit.out:
@@ -199,8 +207,10 @@ class Builder:
             scratch.mkdir()
             document = {"what": told.what, "where": told.where or step.name, "do": told.do}
             (scratch / "failed.json").write_text(json.dumps(document))
+        for patterns in said[-1:] if self.fit.keep else ():
+            (scratch / UNMATCHED).write_text(json.dumps(patterns))
         for leftover in scratch.iterdir():
-            if leftover.name not in ("out", "failed.json"):
+            if leftover.name not in ("out", "failed.json", UNMATCHED):
                 shutil.rmtree(leftover) if leftover.is_dir() and not leftover.is_symlink() else leftover.unlink()
 
 

@@ -6,7 +6,7 @@ A technique *is* its configuration: a frozen dataclass whose fields are its knob
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
@@ -37,6 +37,8 @@ class Fit:
         Called with (fraction done 0 … 1, what is being done).
     scratch
         An empty directory. The technique writes its artefact's files into ``scratch / "out"`` and seals it there.
+    unmatched
+        A technique that heeds ``keep`` calls it once with those patterns, maybe none, that name nothing in the model.
     """
 
     train: Split | None
@@ -46,6 +48,7 @@ class Fit:
     scratch: Path
     keep: tuple[str, ...] = ()
     progress: Callable[[float, str], None] = lambda fraction, what: None
+    unmatched: Callable[[Sequence[str]], None] = lambda patterns: None
 
     @property
     def out(self) -> Path:

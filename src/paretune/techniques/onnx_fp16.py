@@ -54,6 +54,7 @@ class OnnxFp16:
         model = onnx_optimize.fold(form.load(artifact))
         _refuse_large(model)
         kept, idle = onnx_optimize.kept_nodes(model, (*self.keep, *fit.keep))
+        fit.unmatched(idle)
         kept += _turned(model)
         batch = _example(artifact, fit)
         feed = {spec.name: array for spec, array in zip(artifact.inputs, batch, strict=True)}

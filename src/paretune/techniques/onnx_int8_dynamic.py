@@ -52,6 +52,7 @@ class OnnxInt8Dynamic:
         """
         model = onnx_optimize.fold(onnx_optimize.upgrade(form.load(artifact)))
         kept, idle = onnx_optimize.kept_nodes(model, (*self.keep, *fit.keep))
+        fit.unmatched(idle)
         if not any(_constant(node, model) and node.name not in kept for node in model.graph.node):
             why = "every one of them is kept in float" if kept else f"no {', '.join(OPERATORS)} has constant weights"
             raise BuildError(f"there is nothing to quantise: {why}", where=self.name)

@@ -89,6 +89,7 @@ class OnnxInt8Static:
         fit.progress(0.0, "folding the graph")
         model = onnx_optimize.fold(onnx_optimize.upgrade(form.load(artifact)))
         kept, idle = onnx_optimize.kept_nodes(model, (*self.keep, *fit.keep))
+        fit.unmatched(idle)
         if not any(node.op_type in PRODUCTS and node.name not in kept for node in model.graph.node):
             why = "every one of its nodes is kept in float" if kept else f"it holds no {', '.join(PRODUCTS)}"
             raise BuildError(f"there is nothing to quantise: {why}", where=self.name)

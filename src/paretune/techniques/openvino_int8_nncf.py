@@ -71,7 +71,8 @@ class OpenvinoInt8Nncf:
         examples = list(feeds(fit.train.take(self.samples, fit.seed), artifact, 1))
         model = form.load(artifact)
         named = {op.get_friendly_name() for op in model.get_ops()}
-        kept = self._kept(model, fit.keep)
+        kept, idle = self._kept(model, fit.keep)
+        fit.unmatched(idle)
         fit.progress(0.1, "learning ranges")
         try:
             model = self._quantise(model, artifact, examples, kept)
@@ -87,22 +88,25 @@ class OpenvinoInt8Nncf:
         """Without correction of biases: beside extremes and weights per channel it cost agreement, and minutes."""
         return cls(), cls(preset="performance")
 
-    def _kept(self, model: Any, run_wide: tuple[str, ...]) -> list[str]:
-        """The operators that stay in float. A pattern of the run's may fit nothing here, one of the knob's may not."""
+    def _kept(self, model: Any, run_wide: tuple[str, ...]) -> tuple[list[str], list[str]]:
+        """The operators that stay in float, and the run's patterns that fit nothing here; one of the knob's must."""
         names = {op.get_friendly_name(): _aliases(op) for op in model.get_ops() if op.get_type_name() not in _NOT_KEPT}
-        for pattern in self.keep:
-            if not any(fnmatchcase(alias, pattern) for aliases in names.values() for alias in aliases):
-                near = difflib.get_close_matches(pattern, [a for aliases in names.values() for a in aliases], 1)
+        every = [alias for aliases in names.values() for alias in aliases]
+        patterns = (*self.keep, *run_wide)
+        idle = [pattern for pattern in patterns if not any(fnmatchcase(alias, pattern) for alias in every)]
+        for pattern in idle:
+            if pattern in self.keep:
+                near = difflib.get_close_matches(pattern, every, 1)
                 raise BuildError(
                     f"no operator or weight fits the pattern {pattern!r}", where=f"{self.name}.keep",
                     do=f"did you mean {near[0]}?" if near else "",
                 )  # fmt: skip
-        patterns = (*self.keep, *run_wide)
-        return [
+        kept = [
             name
             for name, aliases in names.items()
             if any(fnmatchcase(alias, pattern) for alias in aliases for pattern in patterns)
         ]
+        return kept, idle
 
     def _quantise(self, model: Any, artifact: Artifact, examples: list[Arrays], kept: list[str]) -> Any:
         with quiet_nncf() as nncf:

@@ -37,6 +37,8 @@ class OnnxWeightsInt8:
         from paretune.forms import onnx as form
 
         model = form.load(artifact)
+        names = [node.name for node in model.graph.node]
+        fit.unmatched([pattern for pattern in fit.keep if not any(fnmatch(name, pattern) for name in names)])
         weights = {initializer.name: initializer for initializer in model.graph.initializer}
         changed: dict[str, list[onnx.NodeProto]] = {}
         for node in model.graph.node:

@@ -34,8 +34,7 @@ class Diagnosis:
     title: str
     data: Partition
     scores: tuple[str, ...]
-    original: Artifact
-    home: str
+    model: dict[str, Any]
     budget: Budget
     machine: dict[str, Any]
     candidates: dict[str, int]
@@ -91,7 +90,6 @@ class Diagnosis:
 
     def describe(self) -> dict[str, Any]:
         """Plain JSON."""
-        original = self.original
         return {
             "title": self.title,
             "data": {
@@ -102,15 +100,7 @@ class Diagnosis:
             },
             "power": self.power,
             "limits": self.limits,
-            "model": {
-                "form": original.form,
-                "home": self.home,
-                "parameters": original.parameters,
-                "macs": original.macs,
-                "size_bytes": original.size_bytes,
-                "inputs": [f"{spec.name}: {spec.dtype}{list(spec.shape)}" for spec in original.inputs],
-                "outputs": [f"{spec.name}: {spec.dtype}{list(spec.shape)}" for spec in original.outputs],
-            },
+            "model": self.model,
             "candidates": self.candidates,
             "missing": self.missing,
             "machine": self.machine,
@@ -143,6 +133,7 @@ def diagnose(
         original, door = source.find(workload.model, data.fit, into)
         for split in (data.ranking, data.heldout):
             check_inputs(split, original)
+        model = _described(original, door.home)  # while its files are there
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     usable = plugin.usable("targets", targets)
@@ -154,10 +145,22 @@ def diagnose(
         title=workload.name,
         data=data,
         scores=tuple(named(workload.score)),
-        original=original,
-        home=door.home,
+        model=model,
         budget=limits,
         machine=fingerprint(threads or default_threads()),
         candidates=dict(counted),
         missing=missing,
     )
+
+
+def _described(original: Artifact, home: str) -> dict[str, Any]:
+    """The model in plain JSON."""
+    return {
+        "form": original.form,
+        "home": home,
+        "parameters": original.parameters,
+        "macs": original.macs,
+        "size_bytes": original.size_bytes,
+        "inputs": [f"{spec.name}: {spec.dtype}{list(spec.shape)}" for spec in original.inputs],
+        "outputs": [f"{spec.name}: {spec.dtype}{list(spec.shape)}" for spec in original.outputs],
+    }

@@ -127,7 +127,7 @@ def measured(interval: Mapping[str, Any] | None, write: Callable[[float], str], 
 
 
 def span(interval: Mapping[str, Any], write: Callable[[float], str]) -> str:
-    """``low … high``, the unit said once; an open end as ``from low`` or ``up to high``; nothing where both are open."""
+    """``low … high``, the unit said once; an open end as ``from low`` or ``up to high``; "" where both are."""
     low, high = interval.get("low"), interval.get("high")
     if low == high and low in (None, interval.get("value")):
         return ""

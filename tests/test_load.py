@@ -49,7 +49,7 @@ def test_streams(shape: str, file: Path) -> None:
     told = plain(load(file, shape=shape, seconds=0.4, threads=1))
     assert (told["shape"], told["samples_per_query"]) == (shape, SAMPLES[shape])
     assert told["answered"] == told["queries"] >= 64
-    assert told["latency_ms"]["p50"]["low"] <= told["latency_ms"]["p50"]["value"]
+    assert 0 <= told["latency_ms"]["p50"]["low"] <= told["latency_ms"]["p50"]["value"]
     assert told["early_stopping_ms"]["p90"] >= told["latency_ms"]["p90"]["value"]
     assert told["title"] == file.name
     assert told["target"] == "onnxruntime"

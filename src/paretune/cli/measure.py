@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from paretune.cli import ending, options
+from paretune.errors import CallError
 
 app = typer.Typer()
+OF_A_LOAD = ("rate", "bound_ms", "seconds", "samples")
 
 
 @app.command(no_args_is_help=True)
 def measure(
+    context: typer.Context,
     what: Annotated[
         str, typer.Argument(metavar="BUNDLE|MODEL", help="A bundle's directory, or an .onnx or .pt2 file.")
     ],
@@ -30,6 +33,9 @@ def measure(
         float | None, typer.Option(help="With --load server: find the highest rate whose tail stays within this.")
     ] = None,
     seconds: Annotated[float, typer.Option(help="With --load: about how long to send.")] = 10.0,
+    samples: Annotated[
+        int | None, typer.Option(help="With --load: samples of a query; default: 1, multi-stream 8, offline 32.")
+    ] = None,
     data: options.Data = None,
     score: options.ScoreName = "accuracy",
     seed: options.Seed = 0,
@@ -40,29 +46,44 @@ def measure(
 ) -> None:
     """The same numbers again, here and now: latency, memory and size, and scores where there is data."""
     from paretune import tables, terminal
-    from paretune.errors import CallError
-    from paretune.load import load as send
-    from paretune.measure import measure as run
 
+    _check(context, load)
     work = None
     if workload is not None or data is not None:
         work, _ = options.workload(workload or what, data, score)
-    if load is None and (rate is not None or bound_ms is not None):
-        raise CallError("a rate or a bound belongs to a load", where="measure", do="add --load server")
+    shared: dict[str, Any] = {"target": target, "threads": threads, "seed": seed}
     result, words = terminal.consoles(json)
     with terminal.Progress(words) as progress:
-        if load is not None:
-            found = send(
-                what, work, shape=load, rate=rate, bound_ms=bound_ms, seconds=seconds, target=target, threads=threads,
-                seed=seed, observers=[progress],
-            ).describe()  # fmt: skip
+        if load is None:
+            from paretune.measure import measure as run
+
+            found = run(what, work, batch=options.sizes(batch), observers=[progress], **shared).describe()
         else:
-            found = run(
-                what, work, target=target, batch=options.sizes(batch), threads=threads, seed=seed, observers=[progress]
-            ).describe()
+            from paretune.load import load as send
+
+            asked: dict[str, Any] = {
+                "shape": load,
+                "rate": rate,
+                "bound_ms": bound_ms,
+                "seconds": seconds,
+                "samples": samples,
+            }
+            found = send(what, work, observers=[progress], **asked, **shared).describe()
     if json:
         ending.show(found)
         return
     for warning in found["warnings"]:
         words.print(f"! {warning}", style="yellow", markup=False)
     result.print(tables.measured(found) if load is None else tables.loaded(found))
+
+
+def _check(context: typer.Context, load: str | None) -> None:
+    """No flag is passed over in silence: those of a load without one, and batch sizes with one, are slips."""
+    sources = {name: context.get_parameter_source(name) for name in (*OF_A_LOAD, "batch")}
+    given = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+    for name in given:
+        if load is None and name in OF_A_LOAD:
+            flag = "--" + name.replace("_", "-")
+            raise CallError("belongs to a load, and none is asked", where=flag, do="add --load server, say")
+    if load is not None and "batch" in given:
+        raise CallError("a load has no batch sizes", where="--batch", do="say with --samples what a query holds")

@@ -56,7 +56,8 @@ def two_inputs() -> paretune.Workload:
         return 1 / (1 + outputs["hidden"].abs().mean(1))
 
     scores: dict[str, Any] = {"accuracy": "accuracy", "small": small_hidden}
-    return paretune.Workload("two", net, train=items[:600], heldout=items[600:], score=scores)
+    parts = {"low first id": lambda inputs, label: inputs["ids"][0] < 25}
+    return paretune.Workload("two", net, train=items[:600], heldout=items[600:], score=scores, slices=parts)
 
 
 def candidates(*steps: str, target: str = "onnxruntime", **knobs: Any) -> Candidate:
@@ -86,6 +87,10 @@ def test_several_inputs_and_scores_by_name(tmp_path: Path) -> None:
     assert run.best is not None, run.why_none
     assert set(run.best.entry["drops"]) == {"accuracy", "small"}
     assert run.best.entry["drops"]["small"]["unit"] == "%"
+    for score, report in run.best.entry["slices"].items():
+        assert {one["name"] for one in report["slices"]} == {"class 0", "class 1", "class 2", "low first id"}, score
+        assert sum(one["count"] for one in report["slices"] if one["name"].startswith("class")) == 900
+    assert "Where accuracy suffers most" in run.report.read_text()
     assert [
         spec["name"] for spec in json.loads((run.root / "bundle" / "bundle.json").read_text())["artifact"]["inputs"]
     ]

@@ -9,9 +9,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from paretune.ask.score import named
 from paretune.build.store import key_of
-from paretune.check.verdict import judge
+from paretune.check.slices import SliceReport, by_slice
+from paretune.check.verdict import Verdict, judge
 from paretune.deliver import summary
 from paretune.deliver.bundle import Bundle, pack
 from paretune.deliver.run import BASELINE, BUNDLE, NEAREST, Run, save
@@ -34,6 +37,7 @@ def conclude(loop: Loop) -> Run:
             }
             for batch, run in mine.items()
         }
+        best.slices = _slices(loop, best.confirmed)
     workload = _workload_facts(loop)
     baseline = _pack(loop, loop.baseline, loop.root / BASELINE, workload)
     packed = None if best is None else _pack(loop, best, loop.root / BUNDLE, workload)
@@ -62,6 +66,35 @@ def conclude(loop: Loop) -> Run:
             bundle.attach(run.report.read_text())
     loop.journal.say("end", "done", {"best": result["best"], "seconds": round(loop.journal.spent_s, 1)})
     return run
+
+
+def _slices(loop: Loop, verdict: Verdict) -> dict[str, SliceReport]:
+    """For each score with a limit on its drop: every class and every part that the workload names, on held-out data."""
+    base = loop.baseline.measurement
+    ours, theirs = (found.answers.get("heldout") if found else None for found in (base, verdict.measurement))
+    if ours is None or theirs is None:
+        return {}
+    split = loop.data.heldout
+    parts = [part.labels for part in split.batches(loop.answer_batch)]
+    plain = all(part is not None and part.ndim == 1 for part in parts)
+    labels = np.concatenate([part for part in parts if part is not None]) if plain else None
+    named = {
+        name: np.array([bool(belongs(*split.examples.item(index))) for index in split.indices])
+        for name, belongs in (loop.workload.slices or {}).items()
+    }
+    changed = ours.compared != theirs.compared if ours.compared.dtype.kind in "iub" else None
+    if changed is not None:
+        changed = changed.reshape(len(changed), -1).any(axis=1)
+    found = {}
+    for score, values in theirs.scores.items():
+        limits = [limit for limit in loop.budget.limits if limit.name == "drop" and limit.score in (None, score)]
+        if limits and (labels is not None or named):
+            tightest = min(limits, key=lambda limit: limit.value)
+            found[score] = by_slice(
+                ours.scores[score], values, tightest.value, tightest.unit, labels, named, changed,
+                loop.budget.confidence,
+            )  # fmt: skip
+    return {score: report for score, report in found.items() if report.slices}
 
 
 def _finish_baseline(loop: Loop) -> None:

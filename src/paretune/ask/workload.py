@@ -48,6 +48,9 @@ class Workload:
         ``(outputs, labels)`` → scalar; None: cross-entropy for class labels, MSE for floats.
     collate
         Makes ``(inputs, labels)`` of a list of items, padding texts, say; None stacks.
+    slices
+        Parts of the held-out data that must not be worse than the average hides, by name: functions ``(inputs, label)``
+        of one item → whether it belongs. Classes are looked at in any case.
 
     Data is a map-style dataset or a ``DataLoader`` over one. An item is ``(inputs, label)``: inputs are one array or
     tensor, a tuple in the model's order, or a dict by the model's keyword names, all without a batch axis.
@@ -65,6 +68,7 @@ class Workload:
     score: Score | Mapping[str, Score] = "accuracy"
     loss: Callable[..., Any] | None = None
     collate: Collate | None = None
+    slices: Mapping[str, Callable[[Any, Any], Any]] | None = None
 
     def __post_init__(self) -> None:
         if not self.name or not isinstance(self.name, str) or any(c in self.name for c in "/\\\0\n"):
@@ -74,6 +78,12 @@ class Workload:
                 raise WorkloadError(
                     f"is a {type(value).__qualname__}, not a function", where=f"Workload.{field}",
                     do="give a function, or leave it out",
+                )  # fmt: skip
+        for name, belongs in (self.slices or {}).items():
+            if not callable(belongs):
+                raise WorkloadError(
+                    f"is a {type(belongs).__qualname__}, not a function", where=f"Workload.slices[{name!r}]",
+                    do="give a function of (inputs, label) that says whether an item belongs",
                 )  # fmt: skip
         named(self.score)
 

@@ -23,6 +23,9 @@ from paretune.deliver.quantity import Figure
 from paretune.deliver.readiness import checklist
 from paretune.errors import OutputError
 
+WORST = 8
+"""Slices that are shown."""
+
 
 @dataclass(frozen=True)
 class Card:
@@ -43,6 +46,29 @@ class LimitRow:
     room: str
     verdict: str
     words: str
+
+
+@dataclass(frozen=True)
+class SliceRow:
+    """One part of the held-out data."""
+
+    name: str
+    count: int
+    lost: int
+    won: int
+    agreement: Figure
+    drop: Figure
+    verdict: str
+
+
+@dataclass(frozen=True)
+class SliceTable:
+    """The worst parts for one score; ``more`` are not shown."""
+
+    score: str
+    verdict: str
+    rows: list[SliceRow]
+    more: int
 
 
 def render(result: Mapping[str, Any]) -> str:
@@ -73,10 +99,33 @@ def render(result: Mapping[str, Any]) -> str:
         machine=_machine(outcome),
         started=_moment(result["started"]),
         pack_id=_pack_id(outcome),
+        slices=_slices(outcome),
         script=_asset("report.js"),
         style=_asset("report.css"),
         plotly=Markup(get_plotlyjs()),
     )
+
+
+def _slices(outcome: Outcome) -> list[SliceTable]:
+    """For each score, the worst slices of the best candidate."""
+    entry = outcome.best.get("slices", {}) if outcome.best else {}
+    found = []
+    for score, report in entry.items():
+        unit = outcome.best["drops"][score]["unit"] if outcome.best else "pp"
+        rows = [
+            SliceRow(
+                name=one["name"],
+                count=one["count"],
+                lost=one["lost"],
+                won=one["won"],
+                agreement=quantity.measured(one["agreement"], quantity.share, "answers were not compared"),
+                drop=quantity.measured(one["drop"], quantity.in_unit(unit)),
+                verdict=one["verdict"],
+            )
+            for one in report["slices"]
+        ]
+        found.append(SliceTable(score, report["verdict"], rows[:WORST], max(0, len(rows) - WORST)))
+    return found
 
 
 def write(result: Mapping[str, Any], path: Path) -> None:

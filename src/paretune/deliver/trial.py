@@ -13,6 +13,7 @@ from paretune.ask.artifact import Artifact
 from paretune.ask.budget import LATENCIES
 from paretune.build.candidate import Candidate
 from paretune.check.measurement import BatchRun, Measurement
+from paretune.check.slices import SliceReport
 from paretune.check.statistics import percentile
 from paretune.check.verdict import Verdict
 
@@ -37,6 +38,7 @@ class Trial:
     seconds_to_build: float = 0.0
     in_front: bool = False
     histogram: Mapping[int, Mapping[str, list[float]]] = field(default_factory=dict)
+    slices: Mapping[str, SliceReport] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -70,6 +72,10 @@ class Trial:
             "scores": {name: value.describe() for name, value in verdict.scores.items()} if verdict else {},
             "drops": _drops(verdict),
             "agreement": verdict.agreement.describe() if verdict and verdict.agreement else None,
+            "slices": {
+                name: {"verdict": report.verdict, "slices": [one.describe() for one in report.slices]}
+                for name, report in self.slices.items()
+            },
             "runs": self._runs(level, base),
             "size_bytes": artifact.size_bytes if artifact else None,
             "parameters": artifact.parameters if artifact else None,

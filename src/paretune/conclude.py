@@ -77,7 +77,7 @@ def _finish_baseline(loop: Loop) -> None:
             )
     whole = dataclasses.replace(base, runs=runs)
     data = "heldout" if "heldout" in base.answers else "ranking"
-    verdict = judge(whole, whole, loop.budget, data, loop.reference_id, loop.seed)
+    verdict = judge(whole, whole, loop.budget, data, loop.reference_id)
     if data == "heldout":
         loop.baseline.confirmed = verdict
     else:

@@ -86,7 +86,7 @@ def _tested(loop: Loop, trial: Trial, measured: Measurement) -> Verdict:
     loop.journal.say("progress", f"confirming {trial.candidate.title}")
     limits = tuple(limit for limit in loop.budget.limits if limit.name != "drop")
     without_drop = dataclasses.replace(loop.budget, limits=limits)
-    first = judge(base, measured, without_drop, None, loop.reference_id, loop.seed)
+    first = judge(base, measured, without_drop, None, loop.reference_id)
     if first.verdict != "meets":
         told = min(first.findings, key=lambda finding: ("breaks", "undecided", "meets").index(finding.verdict))
         trial.why = f"measured anew, {told.text}"
@@ -111,4 +111,4 @@ def _tested(loop: Loop, trial: Trial, measured: Measurement) -> Verdict:
         loop.baseline.measurement = base
     answers = loop.bench.answer(loop.subject(trial), loop.data.heldout, "heldout", loop.answer_batch)
     whole = dataclasses.replace(measured, answers={"heldout": answers})
-    return judge(base, whole, loop.budget, "heldout", loop.reference_id, loop.seed)
+    return judge(base, whole, loop.budget, "heldout", loop.reference_id)

@@ -182,7 +182,7 @@ class Loop:
             trial.measurement = self._measure(trial)
             base = self.baseline.measurement
             assert base is not None
-            trial.ranked = judge(base, trial.measurement, self.budget, "ranking", self.reference_id, self.seed)
+            trial.ranked = judge(base, trial.measurement, self.budget, "ranking", self.reference_id)
         except (BuildError, MeasureError) as error:
             trial.status, trial.error = "failed", str(error)
         except DataError as error:

@@ -23,22 +23,12 @@ from paretune.check.statistics import (
     percentile,
     ratio,
     share,
-    studentised,
-    tango,
 )
 
 QUICK = settings(max_examples=40, deadline=None)
 LEVELS = st.floats(0.5, 0.995)
 BLOCKS = st.lists(st.lists(st.floats(0.01, 100), min_size=3, max_size=30), min_size=1, max_size=8)
 FLOATS = hnp.arrays(np.float64, st.integers(3, 60), elements=st.floats(-10, 10, width=32))
-
-
-@st.composite
-def flips(draw: st.DrawFn) -> tuple[int, int, int]:
-    """Lost, won and the number of examples."""
-    count = draw(st.integers(1, 2000))
-    lost = draw(st.integers(0, count))
-    return lost, draw(st.integers(0, count - lost)), count
 
 
 def inside(inner: tuple[float, float], outer: tuple[float, float], slack: float = 1e-7) -> bool:
@@ -205,49 +195,7 @@ def test_mean_logs_are_those_of_sessions() -> None:
     assert mean_logs(blocks) == pytest.approx(np.log([2.0, 2.0, 4.0, 4.0, 1.0, 1.0]))
 
 
-# -- paired proportions ----------------------------------------------------------------------------------------
-
-
-def test_tango_gives_the_published_interval() -> None:
-    # Fagerland, Lydersen & Laake (2014), Statistics in Medicine 33: airway hyper-responsiveness
-    low, high = tango(1, 7, 21)
-    assert (round(low, 3), round(high, 3)) == (-0.517, -0.026)
-
-
-@given(flips(), LEVELS, LEVELS)
-@QUICK
-def test_tango_nests_holds_the_value_and_mirrors(of: tuple[int, int, int], one: float, other: float) -> None:
-    lost, won, count = of
-    narrow, wide = (tango(lost, won, count, level) for level in sorted((one, other)))
-    assert -1 <= narrow[0] <= (lost - won) / count <= narrow[1] <= 1
-    assert inside(narrow, wide)
-    low, high = tango(won, lost, count, one)
-    mine = tango(lost, won, count, one)
-    assert (-high, -low) == pytest.approx(mine, abs=1e-7), "who is called the first must not matter"
-
-
-@given(flips())
-@QUICK
-def test_tango_is_the_score_test_turned_around(of: tuple[int, int, int]) -> None:
-    lost, won, count = of
-    z = 1.959964
-    for end in tango(lost, won, count):
-        if abs(end) > 1 - 1e-9 or abs(end - (lost - won) / count) < 1e-9:
-            continue
-        # the likelihood under the difference `end`, maximised by brute force instead of by the quadratic
-        grid = np.linspace(max(0, -end), (1 - end) / 2, 200_001)[1:-1]
-        likelihood = (
-            stats_xlogy(lost, grid + end) + stats_xlogy(won, grid) + stats_xlogy(count - lost - won, 1 - 2 * grid - end)
-        )
-        q = grid[np.argmax(likelihood)]
-        variance = count * (2 * q + end - end**2)
-        assert abs(lost - won - count * end) / math.sqrt(variance) == pytest.approx(z, rel=0.02)
-
-
-def stats_xlogy(count: int, share_: np.ndarray) -> np.ndarray:
-    from scipy.special import xlogy
-
-    return np.asarray(xlogy(count, np.maximum(share_, 1e-300)))
+# -- drops ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("unit", ["pp", "%"])
@@ -258,23 +206,6 @@ def test_without_any_flip_one_point_takes_381_examples(unit: str) -> None:
 
     assert high(381) <= 1 < high(380)
     assert drop(np.ones(381), np.ones(381), unit).value == 0
-
-
-def test_tango_covers() -> None:
-    """Simulated: a normal interval without Tango's variance covers 84 % here, a one-sided level 90 %."""
-    rng = np.random.default_rng(1)
-    count, lose, win = 200, 0.03, 0.005
-    draws = rng.multinomial(count, [lose, win, 1 - lose - win], 1500)
-    pairs, times = np.unique(draws[:, :2], axis=0, return_counts=True)
-    held = sum(
-        int(number)
-        for (lost, won), number in zip(pairs, times, strict=True)
-        if tango(int(lost), int(won), count)[0] <= lose - win <= tango(int(lost), int(won), count)[1]
-    )
-    assert 0.935 <= held / 1500 <= 0.985
-
-
-# -- drops -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("unit", "truth"), [("pp", 5.0), ("%", 10.0)])
@@ -338,14 +269,6 @@ def test_equal_scores_bound_a_drop_by_what_may_be_unseen() -> None:
     assert few.value == many.value == 0
     assert 5 < few.high < 15
     assert 0 < many.high < 0.2
-
-
-def test_a_few_that_differ_among_many_do_not_bound_the_mean_at_itself() -> None:
-    values = np.zeros(500)
-    values[0] = 0.9
-    low, high = studentised(values)
-    assert low < 0
-    assert high > 1.9 * values.mean()
 
 
 # -- means and likeness ----------------------------------------------------------------------------------------

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import stats
+
+from paretune.check.score_interval import of_mean, paired_ratio, paired_shares, wilson
 
 Array = np.ndarray[Any, Any]
 Blocks = Sequence[Sequence[float]]
-RESAMPLES = 1000
 CLUSTERS = 3
 """Fewer sessions than these tell nothing of how much sessions differ."""
 
@@ -118,150 +119,70 @@ def mean_logs(blocks: Blocks, sessions: int = 1) -> Array:
     return np.log([np.concatenate(part).mean() for part in _sessions(blocks, sessions)])
 
 
-def drop(baseline: Array, trial: Array, unit: str, confidence: float = 0.95, seed: int = 0) -> Estimate:
+def drop(baseline: Array, trial: Array, unit: str, confidence: float = 0.95) -> Estimate:
     """Mean baseline score minus mean trial score over the same examples, with a two-sided interval.
 
     ``baseline`` and ``trial`` are per-example scores [n]; ``unit`` is ``pp`` (difference × 100) or ``%`` (of the
-    baseline's mean). Right-or-wrong scores get Tango's score interval (relative to the baseline, the wider of it and
-    the bootstrap, which knows the denominator's spread but nothing of flips not seen), others a studentised bootstrap.
-    Where all examples differ alike, anything else is rarer than some share of them: the interval reaches as
-    far as that share of the scores' own range.
+    baseline's mean). Right-or-wrong scores get the score intervals of flips
+    (:func:`~paretune.check.score_interval.paired_shares`, :func:`~paretune.check.score_interval.paired_ratio`), others
+    that of a mean (:func:`~paretune.check.score_interval.of_mean`). Where all examples differ alike, what is not seen may
+    reach as far as the scores' own range. NaN without bounds for a share of a mean that is 0.
     """
     baseline, trial = np.asarray(baseline, float), np.asarray(trial, float)
-    exact = _flips(baseline, trial, confidence)
-    if unit == "pp" and exact is not None:
-        return Estimate(100 * exact.value, 100 * exact.low, 100 * exact.high)
-    difference = baseline - trial
-    if unit == "pp":
-        scale, value, influence = 1.0, float(difference.mean()), difference
-    else:
-        scale = abs(float(baseline.mean()))
-        if scale == 0:
-            return Estimate(math.nan, -math.inf, math.inf)
-        value = float(difference.mean()) / scale
-        # the ratio's linearisation: its mean is the ratio, its spread includes that of the denominator
-        influence = value + (difference - value * np.sign(baseline.mean()) * baseline) / scale
-    low, high = studentised(influence, confidence, seed)
-    if np.ptp(difference) == 0:
-        unseen = 1 - ((1 - confidence) / 2) ** (1 / len(baseline))
-        reach = unseen * float(np.ptp(np.concatenate([baseline, trial]))) / scale
-        low, high = low - reach, high + reach
-    if exact is not None:
-        low, high = min(low, exact.low / scale), max(high, exact.high / scale)
+    count, difference = len(baseline), baseline - trial
+    scale = abs(float(baseline.mean())) if unit == "%" else 1.0
+    if scale == 0:
+        return Estimate(math.nan, -math.inf, math.inf)
+    value = float(difference.mean()) / scale
+    if _binary(baseline) and _binary(trial):
+        lost, won = int((difference > 0).sum()), int((difference < 0).sum())
+        kept = int(baseline.sum()) - lost
+        low, high = (
+            paired_ratio(lost, won, kept, count, confidence)
+            if unit == "%"
+            else paired_shares(lost, won, count, confidence)
+        )
+        return Estimate(100 * value, 100 * low, 100 * high)
+    reach = float(np.ptp(np.concatenate([baseline, trial])))
+    low, high = (end / scale for end in of_mean(difference, confidence, reach))
+    if unit == "%" and count > 1:
+        # a ratio's linearisation: its mean is the ratio, its spread includes that of the denominator
+        linear = (difference - value * np.sign(baseline.mean()) * baseline) / scale
+        ends = of_mean(linear, confidence)
+        low, high = min(low, value + ends[0]), max(high, value + ends[1])
     return Estimate(100 * value, 100 * low, 100 * high)
-
-
-def _flips(baseline: Array, trial: Array, confidence: float) -> Estimate | None:
-    """The drop of right-or-wrong scores, as a share of all examples; None for other scores."""
-    if not (_binary(baseline) and _binary(trial)):
-        return None
-    lost = int(((baseline == 1) & (trial == 0)).sum())
-    won = int(((baseline == 0) & (trial == 1)).sum())
-    return Estimate((lost - won) / len(baseline), *tango(lost, won, len(baseline), confidence))
-
-
-def tango(lost: int, won: int, count: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Score interval of a difference of paired proportions, (lost − won) / count.
-
-    ``lost`` examples only the first gets right, ``won`` only the second. Tango (1998), *Equivalence test and
-    confidence interval for the difference in proportions for the paired-sample design*, Statistics in Medicine 17.
-    """
-    z = float(stats.norm.ppf((1 + confidence) / 2))
-
-    def score(delta: float) -> float:
-        a = 2 * count
-        b = -lost - won + (2 * count - lost + won) * delta
-        c = -won * delta * (1 - delta)
-        q = (math.sqrt(max(b * b - 4 * a * c, 0.0)) - b) / (2 * a)
-        variance = count * (2 * q + delta * (1 - delta))
-        top = lost - won - count * delta
-        return top / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, top) if top else 0.0
-
-    value = (lost - won) / count
-    edge = 1 - 1e-12
-
-    def bound(target: float, start: float, stop: float) -> float:
-        if (score(stop) - target) * (score(start) - target) > 0:
-            return stop
-        return float(optimize.brentq(lambda delta: _finite(score(delta)) - target, start, stop, xtol=1e-10))
-
-    tiny = 1e-12
-    low = bound(z, max(value - tiny, -edge), -edge) if value > -1 else -1.0
-    high = bound(-z, min(value + tiny, edge), edge) if value < 1 else 1.0
-    return min(low, value), max(high, value)
-
-
-def studentised(values: Array, confidence: float = 0.95, seed: int = 0) -> tuple[float, float]:
-    """Bootstrap-t interval of a mean. Efron & Tibshirani (1993), *An Introduction to the Bootstrap*, chapter 12.
-
-    One value bounds nothing; values that are all alike have no spread to tell from.
-    """
-    values = np.asarray(values, float)
-    count, mean = len(values), float(values.mean())
-    if count < 2:
-        return -math.inf, math.inf
-    spread = float(values.std(ddof=1))
-    if np.ptp(values) == 0 or spread == 0:
-        return mean, mean
-    random = np.random.default_rng(seed)
-    resamples = min(2000, max(400, 20_000_000 // count))
-    rows = max(1, 1_000_000 // count)
-    moments = np.concatenate([
-        (picked.mean(axis=1), picked.std(axis=1, ddof=1))
-        for begin in range(0, resamples, rows)
-        for picked in [values[random.integers(0, count, (min(rows, resamples - begin), count))]]
-    ], axis=1).T  # fmt: skip
-    # equal values have a spread of rounding errors, not of nothing
-    usable = moments[:, 1] > 1e-9 * spread
-    t = (moments[usable, 0] - mean) / (moments[usable, 1] / math.sqrt(count))
-    if len(t) < resamples:
-        # so few values differ that some resamples miss them all: leaving those out would bound the mean by itself
-        half = float(stats.t.ppf((1 + confidence) / 2, count - 1)) * spread / math.sqrt(count)
-        return mean - half, mean + half
-    t_low, t_high = np.quantile(t, [(1 - confidence) / 2, (1 + confidence) / 2])
-    error = spread / math.sqrt(count)
-    return mean - float(t_high) * error, mean - float(t_low) * error
 
 
 def share(hits: int, count: int, confidence: float = 0.95) -> Estimate:
     """A proportion with its Wilson score interval."""
-    interval = stats.binomtest(hits, count).proportion_ci(confidence, method="wilson")
-    return Estimate(hits / count, float(interval.low), float(interval.high))
+    return Estimate(hits / count, *wilson(hits, count, confidence))
 
 
-def mean(values: Array, confidence: float = 0.95, seed: int = 0) -> Estimate:
-    """A mean with its interval: Wilson's for right-or-wrong values, else a studentised bootstrap."""
+def mean(values: Array, confidence: float = 0.95) -> Estimate:
+    """A mean with its score interval: Wilson's for right-or-wrong values."""
     values = np.asarray(values, float)
     if _binary(values):
         return share(int(values.sum()), len(values), confidence)
-    low, high = studentised(values, confidence, seed)
-    return Estimate(float(values.mean()), low, high)
+    return Estimate(float(values.mean()), *of_mean(values, confidence))
 
 
-def likeness(original: Array, answers: Array, confidence: float = 0.95, seed: int = 0) -> Estimate:
+def likeness(original: Array, answers: Array, confidence: float = 0.95) -> Estimate:
     """How alike answers are: the share of equal classes, or for floats R² against the original's answers."""
     if original.dtype.kind in "iub":
         same = (original == answers).reshape(len(original), -1)
-        return mean(same.mean(axis=1) if same.shape[1] > 1 else same[:, 0].astype(float), confidence, seed)
+        return mean(same.mean(axis=1) if same.shape[1] > 1 else same[:, 0].astype(float), confidence)
     a, b = (np.asarray(x, float).reshape(len(x), -1) for x in (original, answers))
     error, spread = ((a - b) ** 2).sum(axis=1), ((a - a.mean(axis=0)) ** 2).sum(axis=1)
     if spread.sum() == 0:
         return Estimate(float(np.allclose(a, b)), 0.0, 1.0)
-    value = 1 - float(error.sum() / spread.sum())
-    random = np.random.default_rng(seed)
-    picks = random.integers(0, len(a), (RESAMPLES, len(a)))
-    totals = spread[picks].sum(axis=1)
-    draws = 1 - error[picks].sum(axis=1) / np.where(totals > 0, totals, 1)
-    low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Estimate(value, min(float(low), value), max(float(high), value))
+    lost = float(error.sum() / spread.sum())
+    # a ratio's linearisation, as in drop
+    low, high = of_mean((error - lost * spread) / spread.mean(), confidence)
+    return Estimate(1 - lost, 1 - lost - high, min(1.0, 1 - lost - low))
 
 
 def _binary(values: Array) -> bool:
-    return bool(np.isin(values, (0, 1)).all())
-
-
-def _finite(value: float) -> float:
-    return max(min(value, 1e9), -1e9)
+    return bool(((values == 0) | (values == 1)).all())
 
 
 def _sessions(blocks: Blocks, sessions: int) -> list[list[Array]]:

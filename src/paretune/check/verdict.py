@@ -69,7 +69,6 @@ def judge(
     budget: Budget,
     data: str | None = None,
     reference: str | None = None,
-    seed: int = 0,
 ) -> Verdict:
     """Judge ``trial`` against ``baseline``.
 
@@ -89,9 +88,9 @@ def judge(
     }
     ours = baseline.answers.get(data) if data else None
     theirs = trial.answers.get(data) if data else None
-    scores, drops, units, agreement = _accuracy(ours, theirs, budget, seed)
+    scores, drops, units, agreement = _accuracy(ours, theirs, budget)
     findings = tuple(
-        finding for limit in budget.limits for finding in _findings(limit, trial, ours, theirs, level, seed)
+        finding for limit in budget.limits for finding in _findings(limit, trial, ours, theirs, level)
     )
     rulings = {finding.verdict for finding in findings}
     ruling: Ruling = "breaks" if "breaks" in rulings else "undecided" if "undecided" in rulings else "meets"
@@ -149,15 +148,15 @@ def _speedup(baseline: Measurement, run: BatchRun, q: float = 0.5) -> Array:
 
 
 def _accuracy(
-    ours: Answers | None, theirs: Answers | None, budget: Budget, seed: int
+    ours: Answers | None, theirs: Answers | None, budget: Budget
 ) -> tuple[dict[str, Estimate], dict[str, Estimate], dict[str, str], Estimate | None]:
     if ours is None or theirs is None:
         return {}, {}, {}, None
     level = budget.confidence
     units = {name: unit_of(name, budget) for name in theirs.scores}
-    scores = {name: mean(values, level, seed) for name, values in theirs.scores.items()}
-    drops = {name: drop(ours.scores[name], values, units[name], level, seed) for name, values in theirs.scores.items()}
-    return scores, drops, units, likeness(ours.compared, theirs.compared, level, seed)
+    scores = {name: mean(values, level) for name, values in theirs.scores.items()}
+    drops = {name: drop(ours.scores[name], values, units[name], level) for name, values in theirs.scores.items()}
+    return scores, drops, units, likeness(ours.compared, theirs.compared, level)
 
 
 def _pace(speed: Mapping[int, Array], runs: list[int], level: float) -> Estimate:
@@ -206,7 +205,6 @@ def _findings(
     ours: Answers | None,
     theirs: Answers | None,
     level: float,
-    seed: int,
 ) -> list[Finding]:
     if limit.name == "drop":
         if ours is None or theirs is None:
@@ -215,7 +213,7 @@ def _findings(
         if not names:
             known = ", ".join(theirs.scores)
             return [Finding(limit, "undecided", None, f"there is no score {limit.score!r}, there is {known}")]
-        return [_drop_finding(limit, name, ours.scores[name], theirs.scores[name], level, seed) for name in names]
+        return [_drop_finding(limit, name, ours.scores[name], theirs.scores[name], level) for name in names]
     if limit.name == "size":
         size = float(trial.size_bytes)
         return [_ruled(limit, Estimate(size, size, size), "")]
@@ -250,9 +248,9 @@ def _throughput(run: BatchRun, level: float) -> Estimate:
     return Estimate(*(run.rows_per_s * end / found.value for end in (found.value, found.low, found.high)))
 
 
-def _drop_finding(limit: Limit, name: str, ours: Array, theirs: Array, level: float, seed: int) -> Finding:
+def _drop_finding(limit: Limit, name: str, ours: Array, theirs: Array, level: float) -> Finding:
     # in the limit's own unit: one score may be asked in points and in per cent
-    estimate = drop(ours, theirs, limit.unit, level, seed)
+    estimate = drop(ours, theirs, limit.unit, level)
     if math.isnan(estimate.value):
         return Finding(limit, "undecided", None, f"{name} of the original is 0, of which no per cent can be taken")
     return _more(_ruled(limit, estimate, f"of {name}"), len(theirs), "examples")

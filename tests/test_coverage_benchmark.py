@@ -37,7 +37,9 @@ def test_tables_are_the_same_again_and_are_put_between_their_markers(tmp_path: P
 
 
 def test_every_table_has_its_place_and_every_place_its_table() -> None:
-    listed = re.findall(r'^    "([\w-]+)": ', (ROOT / "benchmarks" / "coverage.py").read_text(encoding="utf-8"), re.MULTILINE)
+    listed = re.findall(
+        r'^    "([\w-]+)": ', (ROOT / "benchmarks" / "coverage.py").read_text(encoding="utf-8"), re.MULTILINE
+    )
     assert sorted(listed) == sorted(markers())
 
 

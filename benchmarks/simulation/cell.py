@@ -16,7 +16,8 @@ ERROR = 0.01
 class Cell:
     """One setting: where it stands in its table, how many intervals of how many hold the truth.
 
-    ``capped``: there is so much to see that covering more than 97 % would be too wide. ``unstated`` runs gave no interval.
+    ``capped``: there is so much to see that covering more than 97 % would be too wide. ``unstated`` runs gave no
+    interval.
     """
 
     row: str

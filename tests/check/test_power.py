@@ -13,9 +13,7 @@ RATES = st.floats(0, 0.3)
 COUNTS = st.integers(30, 20_000)
 
 
-@pytest.mark.parametrize(
-    ("count", "widths"), [(5000, (0.48, 0.55, 0.62, 0.68)), (10_000, (0.34, 0.39, 0.44, 0.48))]
-)
+@pytest.mark.parametrize(("count", "widths"), [(5000, (0.48, 0.55, 0.62, 0.68)), (10_000, (0.34, 0.39, 0.44, 0.48))])
 def test_half_widths_at_3_to_6_per_cent_of_flips(count: int, widths: tuple[float, ...]) -> None:
     found = [half_width(count, rate) for rate in (0.03, 0.04, 0.05, 0.06)]
     assert found == pytest.approx(widths, abs=0.011)

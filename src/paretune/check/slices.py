@@ -25,8 +25,8 @@ class Slice:
     """One part of the examples.
 
     ``lost`` and ``won`` count the examples whose score fell and rose, ``agreement`` is the share of answers that stayed
-    (None where they were not given). ``drop`` is the interval that decided ``verdict``, at ``confidence``; ``plain`` the
-    one of this slice alone, at the confidence that was asked.
+    (None where they were not given). ``drop`` is the interval that decided ``verdict``, at ``confidence``; ``plain``
+    the one of this slice alone, at the confidence that was asked.
     """
 
     name: str
@@ -163,7 +163,9 @@ def _named(named: Mapping[str, Array], count: int) -> dict[str, Array]:
     for name, mask in masks.items():
         _same_length(f"slice {name}", mask, count)
         if mask.dtype != bool:
-            raise DataError(f"is {mask.dtype}, not boolean", where=f"slice {name}", do="give one truth value an example")
+            raise DataError(
+                f"is {mask.dtype}, not boolean", where=f"slice {name}", do="give one truth value an example"
+            )
     return masks
 
 

@@ -89,9 +89,7 @@ def judge(
     ours = baseline.answers.get(data) if data else None
     theirs = trial.answers.get(data) if data else None
     scores, drops, units, agreement = _accuracy(ours, theirs, budget)
-    findings = tuple(
-        finding for limit in budget.limits for finding in _findings(limit, trial, ours, theirs, level)
-    )
+    findings = tuple(finding for limit in budget.limits for finding in _findings(limit, trial, ours, theirs, level))
     rulings = {finding.verdict for finding in findings}
     ruling: Ruling = "breaks" if "breaks" in rulings else "undecided" if "undecided" in rulings else "meets"
     pace = _pace(speed, list(speed), level)

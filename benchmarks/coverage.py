@@ -139,7 +139,7 @@ TABLES: Tables = {
     "flips-relative": lambda size, seed: covered(accuracy.flips("%", size.flips, seed, counts=size.counts), "%"),
     "scores-pp": lambda size, seed: covered(accuracy.scores("pp", size.scores, seed, size.score_counts), "pp"),
     "scores-relative": lambda size, seed: covered(accuracy.scores("%", size.scores, seed, size.score_counts[:3]), "%"),
-    "methods": lambda size, seed: covered(accuracy.compared(size.compared, seed), "n = 200"),
+    "methods": lambda size, seed: table(accuracy.compared(size.compared, seed), "n = 200"),
     "sets": lambda size, seed: covered(
         [*sets.f1_cells(size.sets, seed, size.set_counts), *sets.auc_cells(size.sets, seed, size.set_counts)], "pp"
     ),

@@ -119,7 +119,7 @@ def percentiles(runs: int, seed: int, shape: Shape) -> Iterator[Cell]:
     for place, machine in enumerate(MACHINES):
         rng = np.random.default_rng([seed, 4, place, shape.sessions, shape.count])
         truths = {q: machine.quantile(q, shape.rounds) for q in QUANTILES}
-        held, stated = dict.fromkeys(QUANTILES, 0), dict.fromkeys(QUANTILES, 0)
+        held, stated, unbounded = (dict.fromkeys(QUANTILES, 0) for _ in range(3))
         for _ in range(runs):
             side, _ = machine.draw(rng, shape)
             for q, truth in truths.items():
@@ -127,8 +127,11 @@ def percentiles(runs: int, seed: int, shape: Shape) -> Iterator[Cell]:
                 if found is not None:
                     stated[q] += 1
                     held[q] += found.low <= truth <= found.high
+                    unbounded[q] += found.low == 0 or math.isinf(found.high)
         for q in QUANTILES:
-            yield Cell(machine.name, f"p{100 * q:g}", held[q], stated[q], unstated=runs - stated[q])
+            yield Cell(
+                machine.name, f"p{100 * q:g}", held[q], stated[q], unstated=runs - stated[q], unbounded=unbounded[q]
+            )
 
 
 def ratios(runs: int, seed: int, shape: Shape) -> Iterator[Cell]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-FAST = "flips-pp,flips-relative,scores-pp,scores-relative,methods,sets,percentiles-few,ratios,itself,selection,needed"
+FAST = "flips-pp,flips-relative,scores-pp,sets,percentiles-few,ratios,selection"
 
 
 def run(*arguments: str) -> str:

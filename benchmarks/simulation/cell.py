@@ -16,7 +16,8 @@ ERROR = 0.01
 class Cell:
     """One setting: where it stands in its table, how many intervals of how many hold the truth.
 
-    ``capped``: there is so much to see that covering more than 97 % would be too wide. ``unstated`` runs gave no interval.
+    ``capped``: there is so much to see that covering more than 97 % would be too wide. ``unstated`` runs gave no
+    interval, ``unbounded`` ones one without an end on one side.
     """
 
     row: str
@@ -25,6 +26,7 @@ class Cell:
     runs: int
     capped: bool = False
     unstated: int = 0
+    unbounded: int = 0
 
     @property
     def fails(self) -> str:
@@ -39,6 +41,8 @@ class Cell:
         if not self.runs:
             return "–"
         shown = f"{100 * self.held / self.runs:.1f}"
+        if self.unbounded >= 0.01 * self.runs:
+            shown += f" ({100 * self.unbounded / self.runs:.0f} open)"
         return f"**{shown} {self.fails}**" if self.fails else shown
 
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import numpy as np
 from scipy import special
-from scipy.stats import rankdata
 
 from paretune.check.resampling import set_drop
 from simulation.cell import Cell
@@ -25,29 +24,30 @@ def auc(outputs: np.ndarray, labels: np.ndarray) -> float:
     no = len(labels) - yes
     if not yes or not no:
         return float("nan")
-    return float((rankdata(outputs)[labels].sum() - yes * (yes + 1) / 2) / (yes * no))
+    # no two outputs are the same here, so that places are ranks
+    places = np.flatnonzero(labels[np.argsort(outputs)])
+    return float((places.sum() - yes * (yes - 1) / 2) / (yes * no))
 
 
-COUNTS = (100, 200, 500, 2000)
-PARTS = 200
-"""Fewer than in use, for the simulation's sake: sets of 500 and 2,000 are left out in parts of 3 and 10."""
+COUNTS = (100, 500, 1000)
+PARTS = 100
+"""Fewer than in use, for the simulation's sake: sets of 500 and 1,000 are left out in parts of 5 and 10."""
 
 
 def f1_cells(runs: int, seed: int, counts: tuple[int, ...] = COUNTS) -> Iterator[Cell]:
     """A share of yes-or-no answers flips, anywhere or from right to wrong alone; 30 % are true."""
-    for rate in (0.01, 0.05, 0.2):
-        for name, of_right, of_wrong in (("anywhere", rate, rate), ("of right answers", rate, 0.0)):
-            for count in counts:
-                rng = np.random.default_rng([seed, 9, int(1e4 * rate), int(1e4 * of_wrong), count])
-                truth = 100 * (_true_f1(0.1) - _true_f1(0.1 * (1 - of_wrong) + 0.9 * of_right))
-                held = 0
-                for _ in range(runs):
-                    labels = rng.random(count) < 0.3
-                    wrong = rng.random(count) < 0.1
-                    flipped = rng.random(count) < np.where(wrong, of_wrong, of_right)
-                    found = set_drop(f1, labels ^ wrong, labels ^ wrong ^ flipped, labels, parts=PARTS)
-                    held += found.low <= truth <= found.high
-                yield Cell(f"F1, {100 * rate:g} % flip, {name}", f"n = {count:,}", held, runs)
+    for rate, name in ((0.01, "anywhere"), (0.05, "anywhere"), (0.2, "anywhere"), (0.05, "of right answers")):
+        of_wrong = rate if name == "anywhere" else 0.0
+        truth = 100 * (_true_f1(0.1) - _true_f1(0.1 * (1 - of_wrong) + 0.9 * rate))
+        for count in counts:
+            rng = np.random.default_rng([seed, 9, int(1e4 * rate), int(1e4 * of_wrong), count])
+            held = 0
+            for _ in range(runs):
+                labels, wrong = rng.random(count) < 0.3, rng.random(count) < 0.1
+                flipped = rng.random(count) < np.where(wrong, of_wrong, rate)
+                found = set_drop(f1, labels ^ wrong, labels ^ wrong ^ flipped, labels, parts=PARTS)
+                held += found.low <= truth <= found.high
+            yield Cell(f"F1, {100 * rate:g} % flip, {name}", f"n = {count:,}", held, runs)
 
 
 def _true_f1(wrong: float, share: float = 0.3) -> float:
@@ -57,7 +57,7 @@ def _true_f1(wrong: float, share: float = 0.3) -> float:
 
 def auc_cells(runs: int, seed: int, counts: tuple[int, ...] = COUNTS) -> Iterator[Cell]:
     """Normal scores two apart, to which the trial adds noise, to all or to a few."""
-    for name, share, noise in (("all a little", 1.0, 0.2), ("5 % a lot", 0.05, 2.0), ("20 % a lot", 0.2, 2.0)):
+    for name, share, noise in (("all a little", 1.0, 0.2), ("5 % a lot", 0.05, 2.0)):
         truth = 100 * (special.ndtr(2 / 2**0.5) - _true_auc(share, noise))
         for count in counts:
             rng = np.random.default_rng([seed, 10, int(100 * share), count])

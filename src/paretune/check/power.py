@@ -1,7 +1,7 @@
 """Power: what drop a held-out set can prove, told before anything is built.
 
-All functions speak of right-or-wrong scores. ``flip_rate`` is the share of examples that only one of the two gets right,
-drops and limits are in percentage points (pp), and a limit is proven when the whole interval of
+All functions speak of right-or-wrong scores. ``flip_rate`` is the share of examples that only one of the two gets
+right, drops and limits are in percentage points (pp), and a limit is proven when the whole interval of
 :func:`~paretune.check.statistics.drop` lies at or below it. :func:`provable_limit` and :func:`examples_needed` follow a
 formula; :func:`chance_to_prove` sums over all outcomes and is what the formula is checked against.
 """
@@ -30,8 +30,9 @@ def provable_limit(
 ) -> float:
     """The smallest limit in pp that ``count`` examples prove with chance ``power`` when the drop is ``true_drop`` pp.
 
-    A drop cannot exceed the flip rate: with fewer flips, all are losses. Without any flip it is z² / (n + z²): 1 pp takes
-    381 examples at 95 %. Normal approximation to the score test, whose variance is Tango's under the limit (1998).
+    A drop cannot exceed the flip rate: with fewer flips, all are losses. Without any flip it is z² / (n + z²): 1 pp
+    takes 381 examples at 95 %. Normal approximation to the score test, whose variance is Tango's under the limit
+    (1998).
     """
     return 100 * _limit(count, flip_rate, true_drop / 100, float(special.ndtri(power)), confidence)
 

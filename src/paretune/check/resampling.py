@@ -41,12 +41,12 @@ def set_drop(
     unit
         ``pp`` (difference × 100) or ``%`` (of the baseline's metric).
 
-    The paired jackknife (Tukey; Efron & Tibshirani 1993, *An Introduction to the Bootstrap*, chapter 11): leaving the same
-    example out of both sides gives its pseudo-value, how much it adds to the difference, and the interval is the score
-    interval of their mean (:func:`~paretune.check.score_interval.of_mean`). Two calls of ``metric`` a part. A metric that
-    jumps when one example leaves (a median) is bounded well only in parts of many examples. Where no example counts
-    differently, what is not seen may reach as far as one counts in the baseline's metric. Without bounds where the metric
-    of a part of the set is not defined, such as AUC when all of one class are left out.
+    The paired jackknife (Tukey; Efron & Tibshirani 1993, *An Introduction to the Bootstrap*, chapter 11): leaving the
+    same example out of both sides gives its pseudo-value, how much it adds to the difference, and the interval is the
+    score interval of their mean (:func:`~paretune.check.score_interval.of_mean`). Two calls of ``metric`` a part. A
+    metric that jumps when one example leaves (a median) is bounded well only in parts of many examples. Where no
+    example counts differently, what is not seen may reach as far as one counts in the baseline's metric. Without bounds
+    where the metric of a part of the set is not defined, such as AUC when all of one class are left out.
 
     Raises
     ------

@@ -2,8 +2,8 @@
 
 A score interval holds every value that a test would not reject whose variance is the one expected *under that value*.
 That is what keeps it honest where few examples changed: the observed spread of a handful of changes is far too small
-as often as not. How often each interval covers the truth stands in ``docs/statistics.md``, together with the command that
-prints it.
+as often as not. How often each interval covers the truth stands in ``docs/statistics.md``, together with the command
+that prints it.
 """
 
 from __future__ import annotations
@@ -68,9 +68,10 @@ def tango(lost: int, won: int, count: int, confidence: float = 0.95) -> Ends:
 def newcombe(lost: int, won: int, count: int, confidence: float = 0.95) -> Ends:
     """Square-and-add interval of (lost − won) / count from Wilson's intervals of the two shares.
 
-    Newcombe (1998), *Improved confidence intervals for the difference between binomial proportions based on paired data*,
-    Statistics in Medicine 17, with the shares of the two kinds of flips in place of the margins, and their multinomial
-    correlation (Zou & Donner 2008, *Construction of confidence limits about effect measures*, Statistics in Medicine 27).
+    Newcombe (1998), *Improved confidence intervals for the difference between binomial proportions based on paired
+    data*, Statistics in Medicine 17, with the shares of the two kinds of flips in place of the margins, and their
+    multinomial correlation (Zou & Donner 2008, *Construction of confidence limits about effect measures*, Statistics in
+    Medicine 27).
     """
     first, second = lost / count, won / count
     rest = math.sqrt((1 - first) * (1 - second))
@@ -94,8 +95,8 @@ def paired_ratio(lost: int, won: int, kept: int, count: int, confidence: float =
 
     ``kept`` examples both get right. The limits are the ratios ρ at which 0 leaves the square-and-add interval of
     drop − ρ · original, made of :func:`paired_shares` and Wilson's interval as if they were independent (Donner & Zou
-    2012, *Closed-form confidence intervals for functions of the normal mean and standard deviation*, Statistical Methods
-    in Medical Research 21). They are not quite: for drops of tens of per cent it is a little too wide.
+    2012, *Closed-form confidence intervals for functions of the normal mean and standard deviation*, Statistical
+    Methods in Medical Research 21). They are not quite: for drops of tens of per cent it is a little too wide.
     Without bounds where the original gets nothing right.
     """
     right = lost + kept
@@ -124,8 +125,8 @@ def of_mean(values: Array, confidence: float = 0.95, reach: float = 0.0) -> Ends
     empirical likelihood (Owen 2001, *Empirical Likelihood*, chapter 2), and the variance is that of the values so
     weighted. Values not yet seen take part: as in the adjusted empirical likelihood (Chen, Variyath & Abraham 2008,
     Journal of Computational and Graphical Statistics 17), one may lie on either side, as far from the mean as the most
-    extreme one seen and a share of 2 / k further, where k values differ from the commonest; when all are alike, ``reach``
-    away. The order of the values does not matter and nothing is drawn. One value bounds nothing.
+    extreme one seen and a share of 2 / k further, where k values differ from the commonest; when all are alike,
+    ``reach`` away. The order of the values does not matter and nothing is drawn. One value bounds nothing.
     """
     values = np.asarray(values, float)
     count, mean = len(values), float(values.mean())
@@ -135,7 +136,8 @@ def of_mean(values: Array, confidence: float = 0.95, reach: float = 0.0) -> Ends
     furthest = float(np.abs(apart).max())
     # equal values have a mean that differs from them by rounding
     if furthest > 1e-12 * float(np.abs(values).max()):
-        changed = max(1, int((values != np.median(values)).sum()))
+        # what rounding sets apart is alike
+        changed = max(1, int((np.abs(values - np.median(values)) > 1e-9 * furthest).sum()))
         reach = furthest * (1 + 2 / changed)
     else:
         apart = np.zeros_like(apart)

@@ -25,8 +25,8 @@ class Slice:
     """One part of the examples.
 
     ``lost`` and ``won`` count the examples whose score fell and rose, ``agreement`` is the share of answers that stayed
-    (None where they were not given). ``drop`` is the interval that decided ``verdict``, at ``confidence``; ``plain`` the
-    one of this slice alone, at the confidence that was asked.
+    (None where they were not given). ``drop`` is the interval that decided ``verdict``, at ``confidence``; ``plain``
+    the one of this slice alone, at the confidence that was asked.
     """
 
     name: str

@@ -125,8 +125,8 @@ def drop(baseline: Array, trial: Array, unit: str, confidence: float = 0.95) -> 
     ``baseline`` and ``trial`` are per-example scores [n]; ``unit`` is ``pp`` (difference × 100) or ``%`` (of the
     baseline's mean). Right-or-wrong scores get the score intervals of flips
     (:func:`~paretune.check.score_interval.paired_shares`, :func:`~paretune.check.score_interval.paired_ratio`), others
-    that of a mean (:func:`~paretune.check.score_interval.of_mean`). Where all examples differ alike, what is not seen may
-    reach as far as the scores' own range. NaN without bounds for a share of a mean that is 0.
+    that of a mean (:func:`~paretune.check.score_interval.of_mean`). Where all examples differ alike, what is not seen
+    may reach as far as the scores' own range. NaN without bounds for a share of a mean that is 0.
     """
     baseline, trial = np.asarray(baseline, float), np.asarray(trial, float)
     count, difference = len(baseline), baseline - trial

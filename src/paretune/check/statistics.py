@@ -96,13 +96,14 @@ def log_ratios(baseline: Blocks, trial: Blocks, sessions: int = 1, q: float = 0.
     return np.array([float(np.median(part)) for part in np.array_split(logs, whole)])
 
 
-def ratio(logs: Array, confidence: float = 0.95) -> Estimate:
-    """The ratio whose logarithm is the mean of ``logs``, with Student's interval.
+def ratio(logs: Array, confidence: float = 0.95, trimmed: bool = False) -> Estimate:
+    """The ratio whose logarithm is the mean of ``logs``, with Student's interval. One value bounds nothing.
 
-    From six values on, a fifth is trimmed at each end (Tukey & McLaughlin 1963, Sankhyā A 25): a few rounds that
-    something else disturbed do not move it. One value bounds nothing.
+    ``trimmed``: a fifth is left out at each end (Tukey & McLaughlin 1963, Sankhyā A 25), so that a few rounds that
+    something else disturbed do not move it. Sessions, medians themselves, need no trimming, and an interval over six
+    of them covers less often with it.
     """
-    cut = len(logs) // 5 if len(logs) >= 6 else 0
+    cut = len(logs) // 5 if trimmed else 0
     ordered = np.sort(logs)
     centre = float(ordered[cut : len(logs) - cut].mean())
     if len(logs) < 2:

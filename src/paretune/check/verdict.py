@@ -13,7 +13,7 @@ from paretune.ask.budget import LATENCIES, Budget, Limit
 from paretune.ask.score import UNBOUNDED
 from paretune.check.answers import Answers, Array
 from paretune.check.measurement import BatchRun, Measurement
-from paretune.check.statistics import Estimate, drop, likeness, log_ratios, mean, mean_logs, percentile, ratio
+from paretune.check.statistics import CLUSTERS, Estimate, drop, likeness, log_ratios, mean, mean_logs, percentile, ratio
 
 Ruling = Literal["meets", "breaks", "undecided"]
 
@@ -81,8 +81,10 @@ def judge(
     """
     level = budget.confidence
     speed = {batch: _speedup(baseline, run) for batch, run in trial.runs.items()}
+    # rounds of one session may be disturbed one by one; a session's value is a median already
+    rough = any(run.sessions < CLUSTERS for run in trial.runs.values())
     beside = {
-        batch: ratio(log_ratios(run.beside[reference], run.blocks, run.sessions), level)
+        batch: ratio(log_ratios(run.beside[reference], run.blocks, run.sessions), level, rough)
         for batch, run in trial.runs.items()
         if reference is not None and reference in run.beside
     }
@@ -92,9 +94,9 @@ def judge(
     findings = tuple(finding for limit in budget.limits for finding in _findings(limit, trial, ours, theirs, level))
     rulings = {finding.verdict for finding in findings}
     ruling: Ruling = "breaks" if "breaks" in rulings else "undecided" if "undecided" in rulings else "meets"
-    pace = _pace(speed, list(speed), level)
-    merit = _merit(baseline, trial, budget, speed, agreement)
-    speedups = {batch: ratio(logs, level) for batch, logs in speed.items()}
+    pace = _pace(speed, list(speed), level, rough)
+    merit = _merit(baseline, trial, budget, speed, agreement, rough)
+    speedups = {batch: ratio(logs, level, rough) for batch, logs in speed.items()}
     slower = tuple(
         batch for batch, found in speedups.items() if found.high < 1 and budget.objective.batch in (None, batch)
     )
@@ -157,10 +159,10 @@ def _accuracy(
     return scores, drops, units, likeness(ours.compared, theirs.compared, level)
 
 
-def _pace(speed: Mapping[int, Array], runs: list[int], level: float) -> Estimate:
+def _pace(speed: Mapping[int, Array], runs: list[int], level: float, rough: bool) -> Estimate:
     """The geometric mean over batch sizes, session by session."""
     units = min(len(speed[number]) for number in runs)
-    return ratio(np.mean([speed[number][:units] for number in runs], axis=0), level)
+    return ratio(np.mean([speed[number][:units] for number in runs], axis=0), level, rough)
 
 
 def _merit(
@@ -169,6 +171,7 @@ def _merit(
     budget: Budget,
     speed: Mapping[int, Array],
     agreement: Estimate | None,
+    rough: bool,
 ) -> Estimate:
     name, batch = budget.objective.name, budget.objective.batch
     if name == "size":
@@ -187,7 +190,7 @@ def _merit(
         speed = {number: _speedup(baseline, trial.runs[number], q) for number in runs}
     elif name == "throughput":
         speed = {number: _rate_ratio(speed[number], trial.runs[number]) for number in runs}
-    return _pace(speed, runs, budget.confidence)
+    return _pace(speed, runs, budget.confidence, rough)
 
 
 def _rate_ratio(speed: Array, run: BatchRun) -> Array:

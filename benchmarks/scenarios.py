@@ -47,7 +47,10 @@ def table(found: dict[str, Any]) -> str:
 
 def families(found: dict[str, Any]) -> str:
     """Markdown: every family as a whole."""
-    lines = ["| family | scenarios | break | undecided | hold | excess drop of the whole |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| family | scenarios | break | undecided | hold | excess drop of the whole |",
+        "|---|---|---|---|---|---|",
+    ]
     for one in found["families"]:
         excess = one["excess"]
         told = "–"

@@ -94,8 +94,6 @@ def scenarios(
         run = _prepared(Path(bundle), workload, baseline, limit, batch, seed, machine, scratch, store, observers)
         chosen = fitting([*shipped(), *(read(Path(own)) if own else ())], run.views, patterns)
         findings = run.all(chosen, patterns, tolerance, confidence)
-        if not findings:
-            raise CallError(f"no scenario matches {', '.join(patterns)}", where="only", do="name a family, as noise")
         return Scenarios(
             run.title, run.candidate.target.name, workload.name, run.score, len(run.split), tolerance, confidence, seed,
             run.means(), run.drop(confidence), run.unit, run.families(tolerance, confidence), tuple(findings), machine,
@@ -109,10 +107,10 @@ def _prepared(
     place: Path, workload: Workload, baseline: str | Path | None, limit: int, batch: int, seed: int,
     machine: dict[str, Any], scratch: Path, store: str | Path | None, observers: Sequence[Observer],
 ) -> _Run:  # fmt: skip
+    packed = _opened(place)
     split = Split.whole(workload.heldout, workload.collate, "heldout").take(limit, seed)
     if next(split.head(1).batches(1)).labels is None:
         raise DataError("has no labels", where="heldout", do="return (inputs, label) items: scores need the truth")
-    packed = _opened(place)
     if baseline is not None:
         kept = _opened(Path(baseline))
         original, native = kept.subject, source.native_of(kept.artifact.form)
@@ -168,8 +166,11 @@ class _Run:
     def all(
         self, chosen: Sequence[Scenario], only: Sequence[str], tolerance: float, confidence: float
     ) -> list[Finding]:
-        """Every finding: accuracy family by family, then behaviour, then load."""
+        """Every finding: accuracy, then behaviour, then load; raises :class:`CallError` where there is none."""
         loads = [load for load in pressure.loads() if matches(only, load.name, "load")]
+        asked = self._asked(only)
+        if not (chosen or loads or asked[0]):
+            raise CallError(f"no scenario matches {', '.join(only)}", where="only", do="name a family, as noise")
         try:
             self.observer.on(Event("stage", f"answering {len(self.split):,} unchanged examples"))
             self.clean = self._answers(self.split)
@@ -184,7 +185,7 @@ class _Run:
             for name, verdict in excess.judged(pairs, tolerance, confidence, self.seed).items()
         }
         findings = [_ruled(draft, verdicts.get(draft.scenario), tolerance) for draft in drafts]
-        findings += self._behaviours(only)
+        findings += self._behaviours(asked)
         return findings + [
             self._load(load, len(chosen) + number, len(chosen) + len(loads)) for number, load in enumerate(loads)
         ]
@@ -234,22 +235,22 @@ class _Run:
 
     # -- odd inputs, and load ----------------------------------------------------------------------------------
 
-    def _behaviours(self, only: Sequence[str]) -> list[Finding]:
-        asked = [
-            [one for one in behaviour.questions(rows, subject.artifact) if matches(only, one.name, one.family)]
-            for subject, rows in self._rows()
-        ]
-        both = {one.name for one in asked[0]} & {one.name for one in asked[1]}
-        if not both:
+    def _asked(self, only: Sequence[str]) -> tuple[list[behaviour.Question], list[behaviour.Question]]:
+        """The questions that are put to both, in the form that each takes."""
+        original, candidate = (
+            {one.name: one for one in behaviour.questions(rows, subject.artifact)} for subject, rows in self._rows()
+        )
+        both = [name for name, one in candidate.items() if name in original and matches(only, name, one.family)]
+        return [original[name] for name in both], [candidate[name] for name in both]
+
+    def _behaviours(self, asked: tuple[list[behaviour.Question], list[behaviour.Question]]) -> list[Finding]:
+        if not asked[0]:
             return []
         self.observer.on(Event("stage", "odd inputs"))
         told = [
-            dict(self._examined(subject, rows, [one for one in mine if one.name in both]))
-            for (subject, rows), mine in zip(self._rows(), asked, strict=True)
+            dict(self._examined(subject, rows, mine)) for (subject, rows), mine in zip(self._rows(), asked, strict=True)
         ]
-        found = (
-            behaviour.judged(one, told[0][one.name], told[1][one.name]) for one in asked[1] if one.name in both
-        )
+        found = (behaviour.judged(one, told[0][one.name], told[1][one.name]) for one in asked[1])
         return [
             Finding(
                 one.question.name, one.question.family, "behaviour", one.verdict, one.text, one.question.about,

@@ -79,7 +79,9 @@ def test_rows_are_standard_scores_and_what_is_missing_becomes_the_mean() -> None
     assert seen.mean(axis=0) == pytest.approx(0, abs=1e-6)
     assert seen.std(axis=0) == pytest.approx(1)
     (back,) = view.back(np.array([np.nan, 1.0]), {"0": rows[0]}, "here").values()
-    assert back == pytest.approx([np.mean([row[0] for row in rows]), np.mean(rows, 0)[1] + np.std(rows, 0)[1]], rel=1e-5)
+    assert back == pytest.approx(
+        [np.mean([row[0] for row in rows]), np.mean(rows, 0)[1] + np.std(rows, 0)[1]], rel=1e-5
+    )
 
 
 SPECIAL = [

@@ -264,9 +264,7 @@ class Examination:
     def _apart(self, ones: Arrays, others: Arrays) -> float:
         if len(ones) != len(others):
             return float("inf")
-        return max(
-            distance([one], [other]) / span for one, other, span in zip(ones, others, self.spans, strict=True)
-        )
+        return max(distance([one], [other]) / span for one, other, span in zip(ones, others, self.spans, strict=True))
 
 
 def judged(question: Question, original: Told, candidate: Told) -> Judged:

@@ -119,7 +119,7 @@ class _Scaled:
         unit = unit_of(scores)
         scale = 1.0 if unit == "pp" else abs(float(pair.original_changed.mean())) or math.nan
         values = 100 * pair.values / scale
-        reach = 100 * float(np.ptp(scores)) / scale
+        reach = 100.0 if unit == "pp" else 100 * float(np.ptp(scores)) / scale
         return cls(values, unit, float(values.mean()), len(values), reach, seed)
 
     def at(self, level: float, times: float = 1.0) -> tuple[float, float]:
@@ -153,7 +153,7 @@ class _Scaled:
     @property
     def _whole(self) -> bool:
         """Every example lost a right answer, won one, or neither."""
-        return self.unit == "pp" and bool(np.isin(self.values, (-100, 0, 100)).all()) and np.ptp(self.values) > 0
+        return self.unit == "pp" and bool(np.isin(self.values, (-100, 0, 100)).all())
 
     def _tango(self, level: float, times: float = 1.0) -> tuple[float, float]:
         lost, won = (round(times * np.maximum(sign * self.values, 0).sum() / 100) for sign in (1, -1))
@@ -162,7 +162,7 @@ class _Scaled:
         return 100 * low, 100 * high
 
     def _unseen(self, level: float, times: float = 1.0) -> float:
-        return self.reach * (1 - ((1 - level) / 2) ** (1 / (self.count * times)))
+        return self.reach * (1 - float(((1 - level) / 2) ** (1 / (self.count * times))))
 
 
 def _holm(found: Mapping[str, _Scaled], rejects: Any, confidence: float) -> dict[str, tuple[bool, float]]:
@@ -190,7 +190,7 @@ def _more(one: _Scaled, level: float, tolerance: float) -> int | None:
     few, many = 0.0, 4.0
     if not math.isfinite(one.value) or not decides(10**many):
         return None
-    for _ in range(12):
+    for _ in range(20):
         middle = (few + many) / 2
         few, many = (few, middle) if decides(10**middle) else (middle, many)
     return max(1, math.ceil(one.count * (10**many - 1)))

@@ -56,9 +56,7 @@ class Pressed:
 
 def loads() -> tuple[Load, ...]:
     """All ways of pressing."""
-    threads = [
-        Load(f"{count}_threads", f"{count} threads call one opened model", _threads(count)) for count in CALLERS
-    ]
+    threads = [Load(f"{count}_threads", f"{count} threads call one opened model", _threads(count)) for count in CALLERS]
     processes = [
         Load(f"{count}_processes", f"{count} processes share the cores", _processes(count)) for count in PROCESSES
     ]

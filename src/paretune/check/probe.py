@@ -58,9 +58,7 @@ class Probe:
         self._child = Child(artifact, target, self.threads, self.batch, self._scratch)
         return self._child.open_s
 
-    def ask(
-        self, batches: Sequence[Arrays], *, layout: str = "plain", callers: int = 1, rounds: int = 1
-    ) -> Reply:
+    def ask(self, batches: Sequence[Arrays], *, layout: str = "plain", callers: int = 1, rounds: int = 1) -> Reply:
         """Put a question: every batch, ``rounds`` times in each of ``callers`` threads; arrays laid out as said.
 
         Raises

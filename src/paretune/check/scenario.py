@@ -151,9 +151,7 @@ def _within(module: ModuleType) -> Iterator[Scenario]:
             yield from (one for one in value if one.function.__module__ == module.__name__)
 
 
-def fitting(
-    scenarios: Iterable[Scenario], views: Mapping[str, View], only: Sequence[str] = ()
-) -> tuple[Scenario, ...]:
+def fitting(scenarios: Iterable[Scenario], views: Mapping[str, View], only: Sequence[str] = ()) -> tuple[Scenario, ...]:
     """Those that fit the data, and whose name, stem or family one of the patterns in ``only`` matches (none: all).
 
     Raises

@@ -102,5 +102,5 @@ def distance(ones: Sequence[Array], others: Sequence[Array]) -> float:
         same = (a == b) | (np.isnan(a) & np.isnan(b))
         with np.errstate(invalid="ignore"):
             apart = np.where(same, 0.0, np.abs(a - b))
-        worst = max(worst, float(np.nan_to_num(apart, nan=np.inf).max(initial=0.0)))
+        worst = max(worst, float(np.nan_to_num(apart, nan=np.inf, posinf=np.inf).max(initial=0.0)))
     return worst

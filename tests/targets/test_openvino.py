@@ -107,7 +107,7 @@ def test_a_missing_input_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("layout", ["read-only", "byte-swapped", "misaligned", "fortran"])
 def test_arrays_may_lie_in_memory_as_they_like(layout: str) -> None:
     artifact = samples.artifact("openvino")
-    (usual,) = samples.inputs(artifact, 4)[0]
+    usual = samples.inputs(artifact, 4)[0]
     odd = np.asfortranarray(usual) if layout == "fortran" else usual.copy()
     if layout == "read-only":
         odd.flags.writeable = False

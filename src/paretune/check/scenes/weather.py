@@ -90,7 +90,7 @@ def snow(image: Image, rng: Rng, strength: tuple[Pair, Pair]) -> Image:
     return clipped(white + streaks + streaks[:, ::-1, ::-1])
 
 
-@scenario("weather", strengths=ladder((0.05, 0.10, 0.16, 0.30, 0.42), (0.08, 0.14, 0.19, 0.34, 0.46)))
+@scenario("weather", strengths=ladder((0.05, 0.10, 0.16, 0.32, 0.44), (0.08, 0.13, 0.18, 0.38, 0.50)))
 def spatter(image: Image, rng: Rng, strength: Pair) -> Image:
     """Drops on the lens cover a share of the picture: water (bright) below a fifth, else mud."""
     share = at_size(image, strength)

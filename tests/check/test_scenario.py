@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -127,3 +128,16 @@ def test_a_function_that_fails_is_a_data_error_that_names_it(function: Any, says
 def test_the_decorator_refuses_what_is_no_kind() -> None:
     with pytest.raises(CallError, match="'images' is no kind of input"):
         scenario("mine", "images")  # type: ignore[arg-type]
+
+
+def test_the_scenario_in_the_documentation_works(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "scenarios.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    (tmp_path / "mine.py").write_text(block)
+    found = read(tmp_path / "mine.py")
+    assert [one.name for one in found] == ["oil_film@1", "oil_film@2", "oil_film@3"]
+    source = images(shape=(3, 8, 8))
+    seen = rows(staged(source, found[2], views(source, ["x"])["image"], 0))
+    assert seen.std() < 0.5 * rows(source).std()
+    stems = {one.stem for one in shipped()}
+    assert {stem for stem in stems if f"`{stem}`" not in page} == set(), "every one is described"

@@ -182,7 +182,7 @@ class _Run:
         verdicts = {
             name: verdict
             for pairs in self.pairs.values()
-            for name, verdict in excess.judged(pairs, tolerance, confidence, self.seed).items()
+            for name, verdict in excess.judged(pairs, tolerance, confidence).items()
         }
         findings = [_ruled(draft, verdicts.get(draft.scenario), tolerance) for draft in drafts]
         findings += self._behaviours(asked)
@@ -193,7 +193,7 @@ class _Run:
     def families(self, tolerance: float, confidence: float) -> dict[str, excess.Excess]:
         """Each family as a whole, corrected for their number."""
         whole = {name: excess.pooled(list(pairs.values())) for name, pairs in self.pairs.items()}
-        return excess.judged(whole, tolerance, confidence, self.seed)
+        return excess.judged(whole, tolerance, confidence)
 
     # -- changed data ------------------------------------------------------------------------------------------
 
@@ -322,7 +322,7 @@ class _Run:
 
     def drop(self, confidence: float) -> Any:
         """The drop on unchanged data."""
-        return drop(*self._clean, self.unit, confidence, self.seed)
+        return drop(*self._clean, self.unit, confidence)
 
 
 def _ruled(draft: Finding, verdict: excess.Excess | None, tolerance: float) -> Finding:

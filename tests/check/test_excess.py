@@ -41,7 +41,7 @@ def test_too_few_examples_are_undecided_and_say_how_many_would_do() -> None:
     found = judged({"small": paired(0, count=100)}, 1.0)["small"]
     assert found.verdict == "undecided"
     assert found.more is not None
-    # with identical answers Tango's interval reaches z² / (n + z²): 1 pp at 95 % needs 381 examples
+    # with identical answers the interval reaches z² / (n + z²): 1 pp at 95 % needs 381 examples
     assert 100 + found.more == pytest.approx(381, rel=0.01)
     enough = judged({"small": paired(0, count=100 + found.more)}, 1.0)["small"]
     assert enough.verdict == "holds"

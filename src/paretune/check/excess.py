@@ -16,7 +16,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from paretune.check.statistics import Estimate, studentised, tango
+from paretune.check.score_interval import of_mean, paired_shares
+from paretune.check.statistics import Estimate
 
 Array = np.ndarray[Any, Any]
 Ruling = Literal["holds", "breaks", "undecided"]
@@ -65,7 +66,7 @@ def unit_of(scores: Array) -> str:
     return "pp" if scores.min() >= 0 and scores.max() <= 1 else "%"
 
 
-def judged(pairs: Mapping[str, Paired], tolerance: float, confidence: float = 0.95, seed: int = 0) -> dict[str, Excess]:
+def judged(pairs: Mapping[str, Paired], tolerance: float, confidence: float = 0.95) -> dict[str, Excess]:
     """Verdicts on one family of scenarios.
 
     Each scenario is tested against ``tolerance`` (in pp, or % where scores are not between 0 and 1) on both sides:
@@ -73,12 +74,11 @@ def judged(pairs: Mapping[str, Paired], tolerance: float, confidence: float = 0.
     own by Holm's step-down procedure (Holm 1979, *A simple sequentially rejective multiple test procedure*) at half the
     allowed error, so the chance that any verdict in the family is wrong is at most 1 − ``confidence``.
 
-    An interval is Tango's score interval where each example's excess is −1, 0 or 1, and a bootstrap-t interval else
-    (the wider of both where right-or-wrong scores also give ±2). What no example shows may still be a share of
-    1 − error^(1/n) of all: an interval that is not Tango's reaches at least as far, for scores between 0 and 1 and
-    where all examples agree.
+    An interval is that of paired shares where each example's excess is −1, 0 or 1, and the score interval of a mean
+    else (:mod:`paretune.check.score_interval`). What no example shows may still be a share of 1 − error^(1/n) of all:
+    for scores between 0 and 1 the interval of a mean reaches at least as far.
     """
-    found = {name: _Scaled.of(pair, seed) for name, pair in pairs.items()}
+    found = {name: _Scaled.of(pair) for name, pair in pairs.items()}
     broken = _holm(found, lambda one, level: one.at(level)[0] > tolerance, confidence)
     held = _holm(found, lambda one, level: one.at(level)[1] < tolerance, confidence)
     verdicts = {}
@@ -110,17 +110,16 @@ class _Scaled:
     value: float
     count: int
     reach: float
-    seed: int
     known: dict[float, tuple[float, float]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, pair: Paired, seed: int) -> _Scaled:
+    def of(cls, pair: Paired) -> _Scaled:
         scores = pair.scores
         unit = unit_of(scores)
         scale = 1.0 if unit == "pp" else abs(float(pair.original_changed.mean())) or math.nan
         values = 100 * pair.values / scale
         reach = 100.0 if unit == "pp" else 100 * float(np.ptp(scores)) / scale
-        return cls(values, unit, float(values.mean()), len(values), reach, seed)
+        return cls(values, unit, float(values.mean()), len(values), reach)
 
     def at(self, level: float, times: float = 1.0) -> tuple[float, float]:
         """The two-sided interval at the confidence ``level``; ``times``: what it would be with so many times the
@@ -131,23 +130,16 @@ class _Scaled:
         if times == 1.0 or not math.isfinite(self.value):
             return low, high
         if self._whole:
-            return self._tango(level, times)
-        unseen = self._unseen(level, times)
-        low, high = (self.value + (end - self.value) / math.sqrt(times) for end in (low, high))
-        if np.ptp(self.values) == 0:
-            return self.value - unseen, self.value + unseen
-        return low, high
+            return self._shares(level, times)
+        return self.value + (low - self.value) / math.sqrt(times), self.value + (high - self.value) / math.sqrt(times)
 
     def _interval(self, level: float) -> tuple[float, float]:
         if self._whole:
-            return self._tango(level)
-        low, high = studentised(self.values, level, self.seed)
-        if self.unit == "pp" or np.ptp(self.values) == 0:
+            return self._shares(level)
+        low, high = of_mean(self.values, level, self.reach)
+        if self.unit == "pp":
             unseen = self._unseen(level)
             low, high = min(low, self.value - unseen), max(high, self.value + unseen)
-        if self.unit == "pp" and np.isin(self.values, (-200, -100, 0, 100, 200)).all():
-            score = self._tango(level)
-            low, high = min(low, score[0]), max(high, score[1])
         return low, high
 
     @property
@@ -155,14 +147,14 @@ class _Scaled:
         """Every example lost a right answer, won one, or neither."""
         return self.unit == "pp" and bool(np.isin(self.values, (-100, 0, 100)).all())
 
-    def _tango(self, level: float, times: float = 1.0) -> tuple[float, float]:
+    def _shares(self, level: float, times: float = 1.0) -> tuple[float, float]:
         lost, won = (round(times * np.maximum(sign * self.values, 0).sum() / 100) for sign in (1, -1))
         count = max(round(times * self.count), lost + won)
-        low, high = tango(lost, won, count, level)
+        low, high = paired_shares(lost, won, count, level)
         return 100 * low, 100 * high
 
-    def _unseen(self, level: float, times: float = 1.0) -> float:
-        return self.reach * (1 - float(((1 - level) / 2) ** (1 / (self.count * times))))
+    def _unseen(self, level: float) -> float:
+        return self.reach * (1 - float(((1 - level) / 2) ** (1 / self.count)))
 
 
 def _holm(found: Mapping[str, _Scaled], rejects: Any, confidence: float) -> dict[str, tuple[bool, float]]:

@@ -30,6 +30,7 @@ PUBLIC = [
     "measure",
     "optimize",
     "pack",
+    "scenarios",
 ]
 FRAMEWORKS = ["torch", "onnx", "onnxruntime", "onnxscript", "openvino", "nncf", "safetensors"]
 HEAVY = [*FRAMEWORKS, "plotly", "scipy", "sklearn"]

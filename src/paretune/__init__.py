@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from paretune.load import load
     from paretune.measure import measure
     from paretune.optimize import optimize
+    from paretune.scenarios import scenarios
 
 _PLACES = {
     "Budget": "paretune.ask.budget",
@@ -35,6 +36,7 @@ _PLACES = {
     "measure": "paretune.measure",
     "optimize": "paretune.optimize",
     "pack": "paretune.deliver.bundle",
+    "scenarios": "paretune.scenarios",
 }
 
 __all__ = [
@@ -51,6 +53,7 @@ __all__ = [
     "measure",
     "optimize",
     "pack",
+    "scenarios",
 ]
 
 

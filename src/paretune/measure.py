@@ -133,7 +133,7 @@ def subject_of(
         there = bundle.manifest["machine"].get("cpu", "another machine")
         warning = f"the bundle's evidence was made on another machine or with other versions ({there})"
         warnings = (warning,) if elsewhere else ()
-        native: Any = _native(subject.artifact.form)
+        native: Any = source.native_of(subject.artifact.form)
     else:
         into = scratch / "model"
         into.mkdir()
@@ -149,14 +149,6 @@ def subject_of(
             )  # fmt: skip
         subject = dataclasses.replace(subject, target=kind.light(False)[0])
     return subject, title, native, warnings
-
-
-def _native(form: str) -> Any:
-    """The tensors that a user's scores expect: those of the front door that gives this form, else numpy's."""
-    for kind in plugin.usable("sources").values():
-        if kind.gives == form:
-            return kind().native
-    return lambda array: array
 
 
 def synthetic(artifact: Artifact, count: int, seed: int) -> Split:

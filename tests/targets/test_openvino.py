@@ -102,3 +102,19 @@ def test_a_missing_input_is_named(tmp_path: Path) -> None:
     renamed = replace(artifact, inputs=(replace(artifact.inputs[0], name="picture"),))
     with pytest.raises(ArtifactError, match="'picture'"), Openvino().open(renamed, SETTINGS):
         pass
+
+
+@pytest.mark.parametrize("layout", ["read-only", "byte-swapped", "misaligned", "fortran"])
+def test_arrays_may_lie_in_memory_as_they_like(layout: str) -> None:
+    artifact = samples.artifact("openvino")
+    usual = samples.inputs(artifact, 4)[0]
+    odd = np.asfortranarray(usual) if layout == "fortran" else usual.copy()
+    if layout == "read-only":
+        odd.flags.writeable = False
+    elif layout == "byte-swapped":
+        odd = usual.astype(usual.dtype.newbyteorder())
+    elif layout == "misaligned":
+        odd = np.zeros(usual.nbytes + 1, np.uint8)[1:].view(usual.dtype).reshape(usual.shape)
+        odd[...] = usual
+    with Openvino().open(artifact, SETTINGS) as runner:
+        assert np.array_equal(runner.infer((odd,))[0], runner.infer((usual.copy(),))[0])

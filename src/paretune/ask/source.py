@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -59,3 +59,12 @@ def find(model: object, examples: Split | None, into: Path) -> tuple[Artifact, S
             return artifact, source
     what = f"file {model}" if isinstance(model, str | Path) else f"object of type {type(model).__qualname__}"
     raise WorkloadError(f"no front door takes the {what}", do="`paretune sources` lists what can be given as a model")
+
+
+def native_of(form: str) -> Callable[[Any], Any]:
+    """The tensors that a user's scores expect of a model in this form: its front door's, else numpy's."""
+    for kind in plugin.usable("sources").values():
+        if kind.gives == form:
+            found: Callable[[Any], Any] = kind().native
+            return found
+    return lambda array: array

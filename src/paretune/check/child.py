@@ -58,6 +58,7 @@ class _Session:
         self.callers = 1
         self.commands = {
             "open": self.open, "time": self.time, "infer": self.infer, "load": self.load, "loadgen": self.loadgen,
+            "strain": self.strain,
         }  # fmt: skip
 
     def open(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -191,6 +192,12 @@ class _Session:
 
         Feed.write(answers(), Path(request["out"]))
         return {}
+
+    def strain(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Unusual questions; see :func:`paretune.check.stress.strain`."""
+        from paretune.check.stress import strain
+
+        return strain(self.runner, request)
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ VERBS = (
     "measure",
     "compare",
     "diagnose",
+    "scenarios",
     "report",
     "plugins",
 )

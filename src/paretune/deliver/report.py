@@ -81,7 +81,7 @@ def render(result: Mapping[str, Any]) -> str:
     outcome = Outcome(result)
     data = charts.chart_data(outcome)
     checks = checklist(outcome)
-    return _template().render(
+    return template("report.html.j2").render(
         result=result,
         outcome=outcome,
         headline=headline(outcome),
@@ -100,8 +100,8 @@ def render(result: Mapping[str, Any]) -> str:
         started=_moment(result["started"]),
         pack_id=_pack_id(outcome),
         slices=_slices(outcome),
-        script=_asset("report.js"),
-        style=_asset("report.css"),
+        script=asset("report.js"),
+        style=asset("report.css"),
         plotly=Markup(get_plotlyjs()),
     )
 
@@ -160,7 +160,8 @@ def write(result: Mapping[str, Any], path: Path) -> None:
         ) from error
 
 
-def _template() -> jinja2.Template:
+def template(name: str) -> jinja2.Template:
+    """A page's template; it escapes what it is given."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("paretune.deliver", "page"),
         autoescape=True,
@@ -171,10 +172,11 @@ def _template() -> jinja2.Template:
     environment.filters["seconds"] = quantity.seconds
     environment.filters["whole"] = quantity.whole
     environment.filters["knob"] = comparison.knob_value
-    return environment.get_template("report.html.j2")
+    return environment.get_template(name)
 
 
-def _asset(name: str) -> Markup:
+def asset(name: str) -> Markup:
+    """A file of the page's folder, as it is."""
     return Markup(resources.files("paretune.deliver").joinpath("page", name).read_text(encoding="utf-8"))
 
 
@@ -282,23 +284,27 @@ def _pack_id(outcome: Outcome) -> str:
 
 
 def _machine(outcome: Outcome) -> list[tuple[str, str]]:
-    machine = outcome.result["machine"]
-    cores, threads, memory = machine.get("cores"), machine.get("threads"), machine.get("memory_bytes")
-    facts = [
-        ("Processor", machine.get("cpu")),
+    about = machine(outcome.result["machine"])
+    about.insert(7, ("paretune", outcome.result["paretune"]))
+    return [*about, ("Workload's digest", outcome.result["workload"]["digest"])]
+
+
+def machine(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """A machine's fingerprint as names and words."""
+    cores, threads, memory = facts.get("cores"), facts.get("threads"), facts.get("memory_bytes")
+    told = [
+        ("Processor", facts.get("cpu")),
         ("Cores", str(cores) if cores is not None else None),
         ("Threads used", str(threads) if threads is not None else None),
         ("Memory", quantity.byte_size(memory) if memory is not None else None),
-        ("System", machine.get("os")),
-        ("Clock governor", machine.get("governor")),
-        ("Python", machine.get("python")),
-        ("paretune", outcome.result["paretune"]),
-        *sorted((machine.get("libraries") or {}).items()),
-        ("Instruction sets", ", ".join(machine.get("features") or ()) or None),
-        ("Machine's fingerprint", machine.get("digest")),
-        ("Workload's digest", outcome.result["workload"]["digest"]),
+        ("System", facts.get("os")),
+        ("Clock governor", facts.get("governor")),
+        ("Python", facts.get("python")),
+        *sorted((facts.get("libraries") or {}).items()),
+        ("Instruction sets", ", ".join(facts.get("features") or ()) or None),
+        ("Machine's fingerprint", facts.get("digest")),
     ]
-    return [(name, value or "not known") for name, value in facts]
+    return [(name, value or "not known") for name, value in told]
 
 
 def _moment(text: str) -> str:

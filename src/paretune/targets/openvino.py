@@ -112,7 +112,8 @@ class OpenvinoRunner:
             If OpenVINO refuses the inputs.
         """
         # the tensors share the arrays' memory, which must stay alive until the request has run
-        arrays = [np.ascontiguousarray(array) for array in inputs]
+        # and must be writeable, in the machine's own byte order: a tensor knows no other
+        arrays = [np.require(array, array.dtype.newbyteorder("="), ("C", "A", "W")) for array in inputs]
         request = self._request(arrays)
         try:
             for place, array in zip(self._inputs, arrays, strict=True):

@@ -38,6 +38,8 @@ def conclude(loop: Loop) -> Run:
             for batch, run in mine.items()
         }
         best.slices = _slices(loop, best.confirmed)
+    for warning in _disturbed(loop, best):
+        loop.journal.warn(warning)
     workload = _workload_facts(loop)
     baseline = _pack(loop, loop.baseline, loop.root / BASELINE, workload)
     packed = None if best is None else _pack(loop, best, loop.root / BUNDLE, workload)
@@ -97,6 +99,18 @@ def _slices(loop: Loop, verdict: Verdict) -> dict[str, SliceReport]:
     return {score: report for score, report in found.items() if report.slices}
 
 
+def _disturbed(loop: Loop, best: Trial | None) -> list[str]:
+    """What makes the figures those of a busy machine, once for each of the best's (else the baseline's) batch sizes."""
+    verdict = (best or loop.baseline).verdict
+    runs = verdict.measurement.runs if verdict else {}
+    several = len(runs) > 1
+    return [
+        f"batch {batch}: {warning}" if several else warning
+        for batch, run in runs.items()
+        for warning in (run.disturbance.warnings if run.disturbance else ())
+    ]
+
+
 def _finish_baseline(loop: Loop) -> None:
     """The baseline's own percentiles come from the rounds that it stood beside the finalists in."""
     base = loop.baseline.measurement
@@ -106,7 +120,11 @@ def _finish_baseline(loop: Loop) -> None:
     if beside:  # all finalists were measured in the same rounds: any of them tells
         for batch, run in beside[0].runs.items():
             runs[batch] = dataclasses.replace(
-                base.runs[batch], blocks=run.beside[loop.baseline.id], sessions=run.sessions
+                base.runs[batch],
+                blocks=run.beside[loop.baseline.id],
+                sessions=run.sessions,
+                spent=run.spent_beside.get(loop.baseline.id, ()),
+                disturbances=run.disturbances,
             )
     whole = dataclasses.replace(base, runs=runs)
     data = "heldout" if "heldout" in base.answers else "ranking"

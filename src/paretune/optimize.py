@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -13,6 +14,7 @@ from typing import Any
 from paretune.ask import plugin
 from paretune.ask.budget import Budget
 from paretune.ask.event import Broadcast, Observer
+from paretune.ask.rates import Rates
 from paretune.ask.score import named
 from paretune.ask.target import Target
 from paretune.ask.workload import Workload
@@ -43,6 +45,8 @@ def optimize(
     keep: Sequence[str] = (),
     recipes: str | Path | Sequence[Candidate] | None = None,
     heldout_limit: int | None = None,
+    prices: str | Path | None = None,
+    watts_per_core: float | None = None,
     seed: int = 0,
     threads: int | None = None,
     store: str | Path | None = None,
@@ -75,6 +79,9 @@ def optimize(
         A fixed list of candidates, or the file of one, in place of the search.
     heldout_limit
         Use at most this many held-out examples.
+    prices, watts_per_core
+        A price file (see :class:`paretune.ask.rates.Rates`), for costs; the watts of a busy core, for energy where no
+        counter can be read.
     seed, threads, store
         Seed of every random choice; CPU threads of every runtime; a store shared between runs.
     observers
@@ -92,6 +99,8 @@ def optimize(
         With what is wrong, where, and what to do.
     """
     limits = budget if isinstance(budget, Budget) else Budget.parse(budget, minimize, confidence)
+    if prices is not None or watts_per_core is not None or limits.rates == Rates():
+        limits = dataclasses.replace(limits, rates=Rates.of(prices, watts_per_core))
     sizes = limits.batches(_batches(batch))
     _check_limits(limits, list(named(workload.score)))
     usable, asked = _targets(targets)
@@ -111,7 +120,8 @@ def optimize(
     resolved = {
         **(call or {"workload": workload.name}), "budget": limits.text, "minimize": minimize, "confidence": confidence,
         "batch": list(sizes), "time_s": limit_s, "targets": asked, "techniques": sorted(techniques), "keep": list(keep),
-        "seed": seed, "threads": machine["threads"], "heldout_limit": heldout_limit, "versions": machine["libraries"],
+        "rates": limits.rates.describe(), "seed": seed, "threads": machine["threads"], "heldout_limit": heldout_limit,
+        "versions": machine["libraries"],
     }  # fmt: skip
     write_whole(root / CALL, json.dumps(resolved, indent=1))
     loop = Loop(workload, limits, sizes, asked, root, stored, machine, seed, Journal(watch, limit_s))
@@ -144,11 +154,11 @@ def _check_same(before: Mapping[str, Any], now: Mapping[str, Any], out: Path) ->
 def _check_limits(budget: Budget, scores: list[str]) -> None:
     """Refuse, before any work is done, limits that nothing could meet."""
     for limit in budget.limits:
-        if limit.name in ("energy", "cost"):
+        if limit.name == "cost" and not budget.rates.priced:
             raise BudgetError(
-                f"{limit.name} is not measured by this version", where=f"budget {limit.text!r}", do="leave it out"
-            )
-    for limit in budget.limits:
+                "a cost needs prices", where=f"budget {limit.text!r}",
+                do="give --prices FILE.toml, with per_hour = 0.34 under [machine]",
+            )  # fmt: skip
         if limit.score is not None and limit.score not in scores:
             raise BudgetError(
                 f"there is no score {limit.score!r}", where=f"budget {limit.text!r}",

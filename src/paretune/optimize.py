@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 import shutil
@@ -99,8 +98,8 @@ def optimize(
         With what is wrong, where, and what to do.
     """
     limits = budget if isinstance(budget, Budget) else Budget.parse(budget, minimize, confidence)
-    if prices is not None or watts_per_core is not None or limits.rates == Rates():
-        limits = dataclasses.replace(limits, rates=Rates.of(prices, watts_per_core))
+    rated = isinstance(budget, Budget) and prices is None and watts_per_core is None
+    limits = limits.at(limits.rates if rated else Rates.of(prices, watts_per_core))
     sizes = limits.batches(_batches(batch))
     _check_limits(limits, list(named(workload.score)))
     usable, asked = _targets(targets)
@@ -154,11 +153,6 @@ def _check_same(before: Mapping[str, Any], now: Mapping[str, Any], out: Path) ->
 def _check_limits(budget: Budget, scores: list[str]) -> None:
     """Refuse, before any work is done, limits that nothing could meet."""
     for limit in budget.limits:
-        if limit.name == "cost" and not budget.rates.priced:
-            raise BudgetError(
-                "a cost needs prices", where=f"budget {limit.text!r}",
-                do="give --prices FILE.toml, with per_hour = 0.34 under [machine]",
-            )  # fmt: skip
         if limit.score is not None and limit.score not in scores:
             raise BudgetError(
                 f"there is no score {limit.score!r}", where=f"budget {limit.text!r}",

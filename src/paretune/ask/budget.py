@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from paretune.ask.rates import Rates
@@ -109,6 +109,22 @@ class Budget:
             position += len(part) + 1
         _contradictions(limits)
         return cls(tuple(limits), _objective(minimize), confidence, text.strip())
+
+    def at(self, rates: Rates) -> Budget:
+        """The same budget at these rates.
+
+        Raises
+        ------
+        BudgetError
+            If a limit is on cost, and the rates hold no price.
+        """
+        for limit in self.limits:
+            if limit.name == "cost" and not rates.priced:
+                raise BudgetError(
+                    "a cost needs prices", where=f"budget {limit.text!r}",
+                    do="give --prices FILE.toml, with per_hour = 0.34 under [machine]",
+                )  # fmt: skip
+        return replace(self, rates=rates)
 
     def batches(self, asked: Iterable[int]) -> tuple[int, ...]:
         """The asked batch sizes and those that limits or the objective name, ascending."""

@@ -13,6 +13,7 @@ import numpy as np
 
 from paretune.ask.score import named
 from paretune.build.store import key_of
+from paretune.check.disturbance import together
 from paretune.check.slices import SliceReport, by_slice
 from paretune.check.verdict import Verdict, judge
 from paretune.deliver import summary
@@ -99,16 +100,12 @@ def _slices(loop: Loop, verdict: Verdict) -> dict[str, SliceReport]:
     return {score: report for score, report in found.items() if report.slices}
 
 
-def _disturbed(loop: Loop, best: Trial | None) -> list[str]:
-    """What makes the figures those of a busy machine, once for each of the best's (else the baseline's) batch sizes."""
+def _disturbed(loop: Loop, best: Trial | None) -> tuple[str, ...]:
+    """What makes the figures of the best (else the baseline) those of a busy machine, over all its batch sizes."""
     verdict = (best or loop.baseline).verdict
-    runs = verdict.measurement.runs if verdict else {}
-    several = len(runs) > 1
-    return [
-        f"batch {batch}: {warning}" if several else warning
-        for batch, run in runs.items()
-        for warning in (run.disturbance.warnings if run.disturbance else ())
-    ]
+    runs = verdict.measurement.runs.values() if verdict else ()
+    seen = together([part for run in runs for part in run.disturbances], [part for run in runs for part in run.spent])
+    return seen.warnings if seen else ()
 
 
 def _finish_baseline(loop: Loop) -> None:

@@ -70,23 +70,22 @@ class Disturbance:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What makes the figures those of a busy machine."""
-        busy = "figures are those of a busy machine"
-        found = []
-        if (self.steal or 0.0) >= STEAL:
-            found.append(f"steal {100 * (self.steal or 0):.0f} % while timing: {busy}")
-        if (self.others or 0.0) >= OTHERS:
-            found.append(f"other processes took {100 * (self.others or 0):.0f} % of the CPUs while timing: {busy}")
-        if (self.waiting or 0.0) >= WAITING:
-            found.append(f"{100 * (self.waiting or 0):.0f} % of the time waited for disks while timing: {busy}")
-        if (self.preempted_per_s or 0.0) >= PREEMPTED_PER_S:
-            found.append(f"put off a CPU {self.preempted_per_s:.0f} times a second while timing: {busy}")
+        shares = (
+            ("steal", self.steal, STEAL),
+            ("other processes", self.others, OTHERS),
+            ("waiting for disks", self.waiting, WAITING),
+        )
+        causes = [f"{name} {100 * share:.0f} %" for name, share, much in shares if share is not None and share >= much]
+        if self.preempted_per_s is not None and self.preempted_per_s >= PREEMPTED_PER_S:
+            causes.append(f"put off a CPU {self.preempted_per_s:.0f} times a second")
+        if self.overheated:
+            causes.append(f"slowed by heat {self.overheated} times")
+        found = [f"{', '.join(causes)} while timing: figures are those of a busy machine"] if causes else []
         if self.throttled:
             found.append(
                 f"the control group's CPU quota was used up {self.throttled} times while timing: "
                 "figures are those of the quota"
             )
-        if self.overheated:
-            found.append(f"the CPU was slowed by heat {self.overheated} times while timing: {busy}")
         return tuple(found)
 
 

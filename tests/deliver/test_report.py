@@ -175,10 +175,10 @@ def test_the_page_is_well_formed_and_loads_nothing(example: dict[str, Any]) -> N
         policy = next(one["content"] for _, one in page.tags if one.get("http-equiv") == "Content-Security-Policy")
         assert policy is not None
         assert policy.startswith("default-src 'none'")
-        assert "@import" not in report._asset("report.css")
-        assert "url(" not in report._asset("report.css")
+        assert "@import" not in report.asset("report.css")
+        assert "url(" not in report.asset("report.css")
         # the library offers to send figures to its makers unless told otherwise
-        assert "showSendToCloud: false" in report._asset("report.js")
+        assert "showSendToCloud: false" in report.asset("report.js")
 
 
 def test_what_users_wrote_is_escaped(example: dict[str, Any]) -> None:

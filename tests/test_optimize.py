@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from paretune.ask.knob import make
 from paretune.ask.plugin import load
 from paretune.build.candidate import Candidate
 from paretune.build.recipe import Recipe
+from paretune.check.plan import HURRIED
 from paretune.deliver.run import read_log
 from paretune.errors import BudgetError, CallError, RecipeError
 from paretune.optimize import seconds_of
@@ -73,7 +75,9 @@ class Heard:
         self.events.append(event)
 
 
-def test_several_inputs_and_scores_by_name(tmp_path: Path) -> None:
+def test_several_inputs_and_scores_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # confirmed briefly: there is time left to watch the memory of the best
+    monkeypatch.setattr(import_module("paretune.confirm"), "fitting", lambda *told: (HURRIED, 2))
     heard = Heard()
     recipes = [
         candidates("torch_to_onnx"),
@@ -81,8 +85,8 @@ def test_several_inputs_and_scores_by_name(tmp_path: Path) -> None:
         candidates("torch_to_onnx", "onnx_fold", "onnx_int8_dynamic"),
     ]
     run = paretune.optimize(
-        two_inputs(), "drop<=1pp, drop.small<=5%", recipes=recipes, targets=["onnxruntime", "openvino"],
-        time="15s", out=tmp_path / "run", observers=[heard],
+        two_inputs(), "drop<=1pp, drop.small<=5%, energy<=1J", recipes=recipes, targets=["onnxruntime", "openvino"],
+        time="2m", watts_per_core=3.0, out=tmp_path / "run", observers=[heard],
     )  # fmt: skip
     assert run.best is not None, run.why_none
     assert set(run.best.entry["drops"]) == {"accuracy", "small"}
@@ -95,6 +99,14 @@ def test_several_inputs_and_scores_by_name(tmp_path: Path) -> None:
         spec["name"] for spec in json.loads((run.root / "bundle" / "bundle.json").read_text())["artifact"]["inputs"]
     ]
     assert len(run.result["candidates"]) == 3
+    growth = run.best.entry["memory_growth"]
+    assert growth["inferences"] > 100
+    assert growth["verdict"] != "leaking"
+    assert growth["text"] in run.report.read_text()
+    assert all(entry["memory_growth"] is None for entry in run.result["candidates"] if entry["id"] != run.best.id)
+    assert run.result["budget"]["rates"]["watts_per_core"] == 3.0
+    (finding,) = [finding for finding in run.best.entry["findings"] if finding["limit"] == "energy<=1J"]
+    assert finding["verdict"] == "meets"
     assert "<iframe" in run._repr_html_()
     kinds = {event.kind for event in heard.events}
     assert {"stage", "progress", "step", "candidate", "end"} <= kinds

@@ -89,14 +89,27 @@ def test_measured_and_listing() -> None:
     run = {
         "batch": 8, "throughput_per_s": 1234.5, "peak_memory_bytes": 5_000_000, "samples": 300,
         "latency_ms": {"p50": {"value": 1.0, "low": 0.9, "high": 1.1}, "p90": None, "p95": None, "p99": None},
+        "energy_j": {"value": 0.0042, "kind": "estimated", "how": "estimated at 5 W a core"},
+        "cost": {"per_thousand": {"value": 0.0123}},
+        "disturbance": {"text": "steal 12.0 %", "warnings": ["figures are those of a busy machine"]},
     }  # fmt: skip
     found = {
+        "rates": {"currency": "EUR"}, "memory_growth": {"verdict": "leaking", "text": "memory leaks"},
         "title": "mine", "target": "openvino", "size_bytes": 2_000_000, "runs": [run],
         "scores": {"accuracy": {"value": 0.9, "low": 0.8, "high": 0.95}},
     }  # fmt: skip
     text = shown(tables.measured(found))
     assert "1 ms (0.9 … 1.1)" in text
     assert "accuracy 0.9000" in text
+    assert "about 4.2 mJ" in text
+    assert "cost of 1,000 (EUR)" in text
+    assert "0.0123" in text
+    for said in ("energy: estimated at 5 W a core", "while timing batch 8: steal 12.0 %", "! figures", "memory leaks"):
+        assert said in text
+    found = {**found, "memory_growth": None, "runs": [{**run, "cost": None, "disturbance": None}]}
+    text = shown(tables.measured(found))
+    assert "cost" not in text
+    assert "while timing" not in text
     knob = {"name": "samples", "default": 256, "help": "examples", "low": 1, "high": 9}
     entry = {
         "name": "t",

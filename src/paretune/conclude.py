@@ -13,6 +13,7 @@ import numpy as np
 
 from paretune.ask.score import named
 from paretune.build.store import key_of
+from paretune.check.disturbance import together
 from paretune.check.slices import SliceReport, by_slice
 from paretune.check.verdict import Verdict, judge
 from paretune.deliver import summary
@@ -38,6 +39,8 @@ def conclude(loop: Loop) -> Run:
             for batch, run in mine.items()
         }
         best.slices = _slices(loop, best.confirmed)
+    for warning in _disturbed(loop, best):
+        loop.journal.warn(warning)
     workload = _workload_facts(loop)
     baseline = _pack(loop, loop.baseline, loop.root / BASELINE, workload)
     packed = None if best is None else _pack(loop, best, loop.root / BUNDLE, workload)
@@ -97,6 +100,14 @@ def _slices(loop: Loop, verdict: Verdict) -> dict[str, SliceReport]:
     return {score: report for score, report in found.items() if report.slices}
 
 
+def _disturbed(loop: Loop, best: Trial | None) -> tuple[str, ...]:
+    """What makes the figures of the best (else the baseline) those of a busy machine, over all its batch sizes."""
+    verdict = (best or loop.baseline).verdict
+    runs = verdict.measurement.runs.values() if verdict else ()
+    seen = together([part for run in runs for part in run.disturbances], [part for run in runs for part in run.spent])
+    return seen.warnings if seen else ()
+
+
 def _finish_baseline(loop: Loop) -> None:
     """The baseline's own percentiles come from the rounds that it stood beside the finalists in."""
     base = loop.baseline.measurement
@@ -106,7 +117,11 @@ def _finish_baseline(loop: Loop) -> None:
     if beside:  # all finalists were measured in the same rounds: any of them tells
         for batch, run in beside[0].runs.items():
             runs[batch] = dataclasses.replace(
-                base.runs[batch], blocks=run.beside[loop.baseline.id], sessions=run.sessions
+                base.runs[batch],
+                blocks=run.beside[loop.baseline.id],
+                sessions=run.sessions,
+                spent=run.spent_beside.get(loop.baseline.id, ()),
+                disturbances=run.disturbances,
             )
     whole = dataclasses.replace(base, runs=runs)
     data = "heldout" if "heldout" in base.answers else "ranking"

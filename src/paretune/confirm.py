@@ -6,9 +6,11 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from paretune.check.front import finalists
+from paretune.check.growth import BRIEF_S, INFERENCES
 from paretune.check.measurement import Measurement
 from paretune.check.plan import HURRIED, Plan, confirm_s, fitting
 from paretune.check.verdict import Verdict, judge
+from paretune.deliver.summary import best_of
 from paretune.deliver.trial import Trial
 from paretune.errors import DataError, MeasureError
 from paretune.loop import Loop
@@ -49,6 +51,22 @@ def confirm(loop: Loop) -> None:
             loop.journal.tell(trial)
             if trial.confirmed.verdict != "meets":
                 loop.stopped_at = trial
+    _soak(loop)
+
+
+def _soak(loop: Loop) -> None:
+    """Look whether the best leaks, where there is time left; a leak is a finding, and no failure."""
+    best = best_of(loop.trials, loop.targets)
+    if best is None or loop.stopped == "interrupted" or loop.journal.left_s < 2 * BRIEF_S + loop.bench.open_s:
+        return
+    loop.journal.say("progress", f"watching the memory of {best.candidate.title}")
+    try:
+        best.growth = loop.bench.soak(loop.subject(best), loop.data.ranking, max(loop.batches), INFERENCES, BRIEF_S)
+    except MeasureError as error:
+        loop.journal.warn(f"{best.candidate.title} failed while its memory was watched: {error}")
+        return
+    if best.growth.verdict == "leaking":
+        loop.journal.warn(f"{best.candidate.title}: {best.growth.text}")
 
 
 def _measured(loop: Loop, trials: Sequence[Trial], plan: Plan, hurried: bool) -> Mapping[str, Measurement]:
@@ -104,6 +122,8 @@ def _tested(loop: Loop, trial: Trial, measured: Measurement) -> Verdict:
             speedups=first.speedups,
             reference_speedups=first.reference_speedups,
             measurement=first.measurement,
+            energy=first.energy,
+            cost=first.cost,
         )
     if "heldout" not in base.answers:
         found = loop.bench.answer(loop.subject(loop.baseline), loop.data.heldout, "heldout", loop.answer_batch)

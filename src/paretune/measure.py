@@ -6,7 +6,7 @@ import dataclasses
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,12 @@ from paretune.ask.artifact import Artifact
 from paretune.ask.budget import Budget
 from paretune.ask.data import Split
 from paretune.ask.event import Broadcast, Observer
+from paretune.ask.rates import Rates
 from paretune.ask.score import named
 from paretune.ask.workload import Workload
 from paretune.build.store import Store
 from paretune.check.bench import Bench
+from paretune.check.growth import INFERENCES, SOAK_S, Growth
 from paretune.check.machine import default_threads, fingerprint
 from paretune.check.measurement import Measurement, Subject
 from paretune.check.plan import CONFIRM
@@ -36,26 +38,34 @@ FREE_AXIS = 16
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured, on which machine, and what of it a bundle's evidence was made elsewhere for."""
+    """What was measured, on which machine, at which rates; a warning where a bundle's evidence was made elsewhere."""
 
     title: str
     measurement: Measurement
     target: str
     machine: dict[str, Any]
     warnings: tuple[str, ...]
+    rates: Rates = field(default_factory=Rates)
+    growth: Growth | None = None
 
     def describe(self, confidence: float = 0.95) -> dict[str, Any]:
         """Plain JSON: latency percentiles, throughput, memory, size, and scores where there was data."""
-        from paretune.deliver.trial import timing
+        from paretune.deliver.trial import spending, timing
 
-        judged = judge(self.measurement, self.measurement, Budget(confidence=confidence), self._data)
+        budget = Budget(confidence=confidence, rates=self.rates)
+        judged = judge(self.measurement, self.measurement, budget, self._data)
+        runs = self.measurement.runs
         return {
             "title": self.title,
             "target": self.target,
             "size_bytes": self.measurement.size_bytes,
             "parameters": self.measurement.parameters,
             "macs": self.measurement.macs,
-            "runs": [{"batch": batch, **timing(run, confidence)} for batch, run in self.measurement.runs.items()],
+            "runs": [
+                {"batch": batch, **timing(run, confidence), **spending(judged, batch)} for batch, run in runs.items()
+            ],
+            "rates": self.rates.describe(),
+            "memory_growth": self.growth.describe() if self.growth else None,
             "scores": {name: value.describe() for name, value in judged.scores.items()},
             "machine": self.machine,
             "warnings": list(self.warnings),
@@ -73,6 +83,9 @@ def measure(
     target: str | None = None,
     batch: Sequence[int] = (1,),
     threads: int | None = None,
+    soak: bool = False,
+    prices: str | Path | None = None,
+    watts_per_core: float | None = None,
     seed: int = 0,
     observers: Sequence[Observer] = (),
 ) -> Measured:
@@ -86,6 +99,10 @@ def measure(
         Whose held-out data and scores to use; None: latency, memory and size on seeded random inputs.
     target
         Overrules the bundle's target, or the home of the model's source.
+    soak
+        Also watch whether memory grows over 10,000 inferences, or as many as fit in a minute.
+    prices, watts_per_core
+        As for :func:`paretune.optimize`.
 
     Raises
     ------
@@ -95,6 +112,7 @@ def measure(
     sizes = tuple(sorted(set(batch)))
     if not sizes or sizes[0] < 1:
         raise CallError(f"{tuple(batch)} are no batch sizes", where="batch", do="give whole numbers from 1")
+    rates = Rates.of(prices, watts_per_core)
     machine = fingerprint(threads or default_threads())
     heldout = None if workload is None else Split.whole(workload.heldout, workload.collate, "heldout")
     scratch = Path(tempfile.mkdtemp(prefix="paretune-measure-"))
@@ -112,9 +130,10 @@ def measure(
                 rows = fixed if isinstance(fixed, int) else max(*sizes, ANSWER_BATCH)
                 answers = bench.answer(subject, heldout, "heldout", rows)
                 measured = dataclasses.replace(measured, answers={"heldout": answers})
+            growth = bench.soak(subject, sample, max(sizes), INFERENCES, SOAK_S) if soak else None
         finally:
             bench.close()
-        return Measured(title, measured, subject.target.name, machine, warnings)
+        return Measured(title, measured, subject.target.name, machine, warnings, rates, growth)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

@@ -13,6 +13,7 @@ from typing import Any
 from paretune.ask import plugin
 from paretune.ask.budget import Budget
 from paretune.ask.event import Broadcast, Observer
+from paretune.ask.rates import Rates
 from paretune.ask.score import named
 from paretune.ask.target import Target
 from paretune.ask.workload import Workload
@@ -43,6 +44,8 @@ def optimize(
     keep: Sequence[str] = (),
     recipes: str | Path | Sequence[Candidate] | None = None,
     heldout_limit: int | None = None,
+    prices: str | Path | None = None,
+    watts_per_core: float | None = None,
     seed: int = 0,
     threads: int | None = None,
     store: str | Path | None = None,
@@ -75,6 +78,9 @@ def optimize(
         A fixed list of candidates, or the file of one, in place of the search.
     heldout_limit
         Use at most this many held-out examples.
+    prices, watts_per_core
+        A price file (see :class:`paretune.ask.rates.Rates`), for costs; the watts of a busy core, for energy where no
+        counter can be read.
     seed, threads, store
         Seed of every random choice; CPU threads of every runtime; a store shared between runs.
     observers
@@ -92,6 +98,8 @@ def optimize(
         With what is wrong, where, and what to do.
     """
     limits = budget if isinstance(budget, Budget) else Budget.parse(budget, minimize, confidence)
+    rated = isinstance(budget, Budget) and prices is None and watts_per_core is None
+    limits = limits.at(limits.rates if rated else Rates.of(prices, watts_per_core))
     sizes = limits.batches(_batches(batch))
     _check_limits(limits, list(named(workload.score)))
     usable, asked = _targets(targets)
@@ -111,7 +119,8 @@ def optimize(
     resolved = {
         **(call or {"workload": workload.name}), "budget": limits.text, "minimize": minimize, "confidence": confidence,
         "batch": list(sizes), "time_s": limit_s, "targets": asked, "techniques": sorted(techniques), "keep": list(keep),
-        "seed": seed, "threads": machine["threads"], "heldout_limit": heldout_limit, "versions": machine["libraries"],
+        "rates": limits.rates.describe(), "seed": seed, "threads": machine["threads"], "heldout_limit": heldout_limit,
+        "versions": machine["libraries"],
     }  # fmt: skip
     write_whole(root / CALL, json.dumps(resolved, indent=1))
     loop = Loop(workload, limits, sizes, asked, root, stored, machine, seed, Journal(watch, limit_s))
@@ -143,11 +152,6 @@ def _check_same(before: Mapping[str, Any], now: Mapping[str, Any], out: Path) ->
 
 def _check_limits(budget: Budget, scores: list[str]) -> None:
     """Refuse, before any work is done, limits that nothing could meet."""
-    for limit in budget.limits:
-        if limit.name in ("energy", "cost"):
-            raise BudgetError(
-                f"{limit.name} is not measured by this version", where=f"budget {limit.text!r}", do="leave it out"
-            )
     for limit in budget.limits:
         if limit.score is not None and limit.score not in scores:
             raise BudgetError(

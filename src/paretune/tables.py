@@ -15,19 +15,50 @@ _OUTCOME = {"faster": "green", "slower": "red", "no difference shown": "yellow"}
 def measured(found: Mapping[str, Any]) -> Group:
     """What ``paretune measure`` found."""
     grid = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("batch", "p50", "p90", "p95", "p99", "throughput", "peak memory", "samples"):
+    priced = any(run.get("cost") for run in found["runs"])
+    money = (f"cost of 1,000{f' ({currency})' if (currency := found['rates']['currency']) else ''}",) if priced else ()
+    for name in ("batch", "p50", "p90", "p95", "p99", "throughput", "peak memory", "energy", *money, "samples"):
         grid.add_column(name, justify="right")
     for run in found["runs"]:
         cells = [_interval(run["latency_ms"][name]) for name in ("p50", "p90", "p95", "p99")]
         memory = run["peak_memory_bytes"]
+        paid = (_price(run["cost"]),) if priced else ()
         grid.add_row(
-            str(run["batch"]), *cells, f"{run['throughput_per_s']:,.0f}/s", megabytes(memory), f"{run['samples']:,}"
-        )
+            str(run["batch"]), *cells, f"{run['throughput_per_s']:,.0f}/s", megabytes(memory),
+            _millijoules(run["energy_j"]), *paid, f"{run['samples']:,}",
+        )  # fmt: skip
     lines: list[Any] = [Text(f"{found['title']} on {found['target']}, {megabytes(found['size_bytes'])}", style="bold")]
     lines.append(grid)
+    ways = dict.fromkeys(run["energy_j"]["how"] for run in found["runs"])
+    lines += [Text(f"energy: {how}", style="dim") for how in ways]
+    for run in found["runs"]:
+        lines += _disturbed(run)
+    if found["memory_growth"]:
+        leaks = found["memory_growth"]["verdict"] == "leaking"
+        lines.append(Text(found["memory_growth"]["text"], style="red" if leaks else ""))
     for name, score in found["scores"].items():
         lines.append(Text(f"{name} {score['value']:.4f} ({score['low']:.4f} … {score['high']:.4f})"))
     return Group(*lines)
+
+
+def _disturbed(run: Mapping[str, Any]) -> list[Text]:
+    """What else went on while it was timed; a warning where that is too much."""
+    told = run["disturbance"]
+    if told is None:
+        return []
+    line = Text(f"while timing batch {run['batch']}: {told['text']}", style="dim")
+    return [line, *(Text(f"! {warning}", style="yellow") for warning in told["warnings"])]
+
+
+def _millijoules(energy: Mapping[str, Any]) -> str:
+    if energy["value"] is None:
+        return "–"
+    about = "about " if energy["kind"] == "estimated" else ""
+    return f"{about}{1e3 * energy['value']:.3g} mJ"
+
+
+def _price(cost: Mapping[str, Any]) -> str:
+    return "–" if cost["per_thousand"] is None else f"{cost['per_thousand']['value']:.3g}"
 
 
 def loaded(found: Mapping[str, Any]) -> Group:

@@ -8,6 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from paretune.ask.budget import LATENCIES, Budget, Limit, Objective
+from paretune.ask.rates import Rates
 from paretune.errors import BudgetError, ParetuneError
 
 BASE = {
@@ -162,3 +163,16 @@ def test_batches_are_those_asked_and_those_named():
 def test_a_budget_error_is_the_callers():
     assert issubclass(BudgetError, ParetuneError)
     assert refused("x").exit_code == 2
+
+
+def test_a_limit_on_cost_needs_a_price() -> None:
+    budget = Budget.parse("cost@8<=0.01, energy<=5mJ", "energy@8")
+    with pytest.raises(BudgetError, match=r"cost@8<=0.01.*needs prices — give --prices"):
+        budget.at(Rates(3.0))
+    priced = budget.at(Rates(3.0, 0.34, currency="EUR"))
+    assert priced.limits == budget.limits
+    assert priced.describe()["rates"] == {
+        "watts_per_core": 3.0, "per_hour": 0.34, "per_kwh": 0.0, "currency": "EUR",
+    }  # fmt: skip
+    assert priced.objective.text == "lowest energy at batch 8"
+    assert Budget.parse("energy<=5mJ").at(Rates()).rates == Rates()

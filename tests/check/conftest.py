@@ -65,11 +65,19 @@ class Rogue:
 class Runner:
     def __init__(self, target, artifact):
         self.target, self.artifact, self.callers, self.kept = target, artifact, target.callers, []
+        self.gpus = (0,) if target.mode == "gpu" else ()
 
     def infer(self, inputs):
         x, mode = inputs[0], self.target.mode
-        if self.target.pause_ms:
+        if self.target.pause_ms and mode != "spin":
             time.sleep(self.target.pause_ms / 1e3)
+        end = time.thread_time() + self.target.pause_ms / 1e3
+        while mode == "spin" and time.thread_time() < end:
+            pass
+        if mode == "leak":
+            self.kept.append(bytearray(1000))
+        if mode == "cache" and len(self.kept) < 1000:
+            self.kept.append(bytearray(1000))
         y = x[:, :3] * np.float32(self.target.factor)
         if mode.startswith("late_"):  # it works for a while first
             self.kept.append(None)

@@ -101,8 +101,8 @@ def test_a_drop_is_ruled_by_its_interval(lost: int, limit: str, ruling: str) -> 
 
 
 def test_what_cannot_be_known_is_said() -> None:
-    assert only(judged("energy<=1mJ")).text == "energy is not measured here"
-    assert only(judged("cost<=1")).text == "cost is not measured here"
+    assert only(judged("energy<=1mJ")).text == "energy is unavailable: nothing was recorded that tells it"
+    assert only(judged("cost<=1")).text == "the cost is not known: no prices were given"
     assert only(judged("p50@8<=1ms")).text == "batch 8 was not measured"
     assert only(judged("drop<=1pp")).text == "no answers were compared with the original's"
     assert "no score 'f1', there is accuracy" in only(judged("drop.f1<=1pp", LOST[0], LOST[0])).text

@@ -29,7 +29,9 @@ def test_from_a_module_to_a_bundle(
     workloads: Path, capsys: pytest.CaptureFixture[str], call: Callable[..., int], complaint: Callable[[], str]
 ) -> None:
     quick = ("--target", "onnxruntime", "--only", "onnx_int8_static", "--time", "20s", "--batch", "4")
-    assert call("optimize", "works.py:good", "--budget", "drop<=2pp", *quick, "--out", "run", "--json") == 0
+    (workloads / "prices.toml").write_text('currency = "EUR"\n[machine]\nper_hour = 0.34\nper_kwh = 0.25\n')
+    asked = ("--budget", "drop<=2pp, energy<=1J, cost<=1", "--prices", "prices.toml", "--watts-per-core", "4")
+    assert call("optimize", "works.py:good", *asked, *quick, "--out", "run", "--json") == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown == results.read(workloads / "run" / "result.json")
     assert shown["best"]
@@ -37,6 +39,19 @@ def test_from_a_module_to_a_bundle(
     assert best["verdict"] == "meets"
     assert best["data"] == "heldout"
     assert best["runs"][0]["speedup"]["value"] > 1
+    assert shown["budget"]["rates"]["watts_per_core"] == 4
+    for entry in (shown["baseline"], best):
+        told = entry["runs"][0]
+        assert told["energy_j"]["kind"] in ("measured", "estimated")
+        assert 0 < told["energy_j"]["low"] <= told["energy_j"]["value"] <= told["energy_j"]["high"] < 1
+        assert told["energy_j"]["per_example"] == pytest.approx(told["energy_j"]["value"] / 4)
+        assert 0 < told["cost"]["per_thousand"]["value"] < told["cost"]["per_thousand_correct"]["value"] * 1.0001
+        assert told["disturbance"]["others"] >= 0
+    said = {finding["limit"]: finding for finding in best["findings"]}
+    assert {finding["verdict"] for finding in said.values()} == {"meets"}
+    kind = best["runs"][0]["energy_j"]["kind"]
+    assert ("not measured" in said["energy<=1J"]["text"]) == (kind == "estimated"), "what decided is said"
+    assert "cost of right ones" in (workloads / "run" / "report.html").read_text()
     assert shown["seconds"]["overhead"] < shown["seconds"]["total"]
     for name in (
         "run.json",
@@ -88,8 +103,11 @@ def test_from_an_onnx_file_and_arrays(
     assert any("no training data" in warning for warning in result["warnings"])
     tried = {step["technique"] for entry in result["candidates"] for step in entry["recipe"]}
     assert "onnx_to_openvino" not in tried, "--without onnx_* leaves conversions by that name out too"
-    assert call("measure", "model.onnx") == 0
-    assert "p50" in capsys.readouterr().out
+    assert call("measure", "model.onnx", "--soak") == 0
+    told = capsys.readouterr().out
+    for words in ("p50", "mJ", "energy: ", "while timing batch 1: load", "inferences of one batch"):
+        assert words in told, told
+    assert "memory leaks" not in told
 
 
 def test_the_help_shows_a_recipe_that_can_be_read(
@@ -147,6 +165,9 @@ BAD = {
     "recipe": (("works.py:good", "--recipe", "works.py"), "cannot be read as JSON"),
     "model without data": (("model.onnx",), "--data"),
     "no data file": (("works.py", "--data", "none.npz"), "there is no such file"),
+    "cost without prices": (("works.py:good", "--budget", "cost<=0.1"), "give --prices"),
+    "prices": (("works.py:good", "--prices", "works.py"), "per_hour = 0.34"),
+    "watts": (("works.py:good", "--watts-per-core", "-1"), "watts"),
     "config": (("works.py:good", "--config", "none.toml"), "cannot be read"),
 }
 

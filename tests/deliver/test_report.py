@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from paretune.deliver import quantity, report, result
-from paretune.errors import OutputError
+from paretune.errors import ArtifactError, OutputError
 
 EXAMPLE = Path(__file__).with_name("result_example.json")
 HOSTILE = "<script>alert('1')</script>\"&amp;{{ 7 * 7 }}</title>"
@@ -175,10 +175,10 @@ def test_the_page_is_well_formed_and_loads_nothing(example: dict[str, Any]) -> N
         policy = next(one["content"] for _, one in page.tags if one.get("http-equiv") == "Content-Security-Policy")
         assert policy is not None
         assert policy.startswith("default-src 'none'")
-        assert "@import" not in report._asset("report.css")
-        assert "url(" not in report._asset("report.css")
+        assert "@import" not in report.asset("report.css")
+        assert "url(" not in report.asset("report.css")
         # the library offers to send figures to its makers unless told otherwise
-        assert "showSendToCloud: false" in report._asset("report.js")
+        assert "showSendToCloud: false" in report.asset("report.js")
 
 
 def test_what_users_wrote_is_escaped(example: dict[str, Any]) -> None:
@@ -274,12 +274,51 @@ def test_an_unticked_item_says_what_is_missing(example: dict[str, Any]) -> None:
     best["runs"].pop(1)
     example["bundle"] = None
     text = page_of(example).text
-    assert "0 of 8 ticked" not in text
-    assert "1 of 8 ticked" in text
+    assert "0 of 10 ticked" not in text
+    assert "1 of 10 ticked" in text
     assert "measured on the ranking slice only" in text
     assert "batch 32 has no measurement" in text
     assert "batch 1: unknown; batch 32: unknown" in text
     assert "no digests are recorded" in text
+
+
+def test_what_disturbed_the_timing_and_a_leak_are_told(example: dict[str, Any]) -> None:
+    best = next(one for one in example["candidates"] if one["id"] == example["best"])
+    text = page_of(example).text
+    assert "what else went on was not recorded" in text
+    assert "not watched: paretune measure --soak does" in text
+    quiet = {"seconds": 2.0, "text": "load 0.5 → 0.6, steal 0.0 %", "warnings": []}
+    for run in best["runs"]:
+        run["disturbance"] = quiet
+    best["memory_growth"] = {
+        "verdict": "leaking", "inferences": 10_000, "seconds": 2.0, "text": "memory leaks: it grows by 1 kB",
+        "bytes_per_thousand": {"value": 1000.0, "low": 900.0, "high": 1100.0},
+    }  # fmt: skip
+    text = page_of(example).text
+    assert "batch 1: load 0.5 → 0.6, steal 0.0 %; batch 32: load 0.5" in text
+    assert "memory leaks: it grows by 1 kB" in text
+    best["runs"][1]["disturbance"] = {**quiet, "warnings": ["steal 12 % while timing"]}
+    assert "batch 32: steal 12 % while timing" in page_of(example).text
+
+
+def test_energy_and_cost_are_shown_with_where_they_come_from(example: dict[str, Any]) -> None:
+    best = next(one for one in example["candidates"] if one["id"] == example["best"])
+    assert "cost of right ones" not in page_of(example).text
+    example["budget"]["rates"] = {"watts_per_core": 5.0, "per_hour": 0.34, "per_kwh": 0.25, "currency": "EUR"}
+    ends = {"value": 0.004, "low": 0.0039, "high": 0.0042}
+    best["runs"][0]["energy_j"] = {**ends, "kind": "estimated", "how": "from CPU time", "per_example": 0.004}
+    best["runs"][0]["cost"] = {
+        "per_thousand": {"value": 0.0021, "low": 0.002, "high": 0.0022}, "per_thousand_correct": None,
+        "currency": "EUR", "kind": "estimated",
+    }  # fmt: skip
+    page = page_of(example)
+    assert "4.00 mJ" in page.text
+    assert "3.90 … 4.20 mJ, estimated" in page.text
+    assert "0.00210 EUR" in page.text
+    assert "0.00200 … 0.00220 EUR, estimated" in page.text
+    best["runs"][0]["cost"]["per_thousand"]["kind"] = "guessed"
+    with pytest.raises(ArtifactError, match="cost"):
+        result.validate(example)
 
 
 def test_the_original_may_be_the_best(example: dict[str, Any]) -> None:

@@ -55,6 +55,11 @@ def test_a_ranked_trial_is_not_tested_unless_it_breaks() -> None:
     trial.confirmed = judge(anew, anew, Budget.parse("p50<=2ms, drop<=50pp"), "heldout")
     told = plain(trial)
     assert (told["verdict"], told["confirmed"]) == ("meets", True)
+    assert told["runs"][0]["energy_j"] == {
+        "value": None, "low": None, "high": None, "kind": "unavailable", "per_example": None,
+        "how": "nothing was recorded that tells it",
+    }  # fmt: skip
+    assert "cost" not in told["runs"][0], "no prices were given"
     assert told["drops"]["accuracy"].keys() == {"value", "low", "high", "unit"}
     assert told["size_bytes"] == samples.artifact("onnx").size_bytes
 
@@ -85,7 +90,7 @@ def test_a_percentile_without_enough_samples_is_null() -> None:
     assert (told["samples"], told["sessions"]) == (1600, 1)
     few = timing(run(count=4, rounds=15), 0.95)["latency_ms"]
     assert [name for name, value in few.items() if value is None] == ["p95", "p99"]
-    assert told["energy_j"] == {"value": None, "kind": "unavailable"}
+    assert told["disturbance"] is None, "nothing was recorded"
     assert (told["throughput_per_s"], told["callers"], told["peak_memory_bytes"]) == (950.0, 2, 10**8)
 
 

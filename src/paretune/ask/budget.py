@@ -2,7 +2,8 @@
 
 The grammar, comma-separated: ``drop<=1pp``, ``drop.NAME<=2%``, ``p95@1<=5ms``, ``throughput@32>=500/s``, ``size<=5MB``,
 ``memory<=200MB``, ``energy<=3mJ``, ``cost<=0.01``. ``@N`` binds a limit to a batch size; without it, it holds for every
-asked one.
+asked one. Energy is that of one call, a whole batch. Cost is that of a thousand predictions, at the cheapest asked
+batch size where none is named.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from paretune.ask.rates import Rates
 from paretune.errors import BudgetError
 
 LATENCIES = ("p50", "p90", "p95", "p99")
@@ -77,12 +79,14 @@ class Objective:
 
 @dataclass(frozen=True)
 class Budget:
-    """Limits, objective and the confidence at which a limit is said to be met."""
+    """Limits, objective and the confidence at which a limit is said to be met; ``rates`` turn CPU time into joules and
+    hours into money."""
 
     limits: tuple[Limit, ...] = ()
     objective: Objective = Objective()
     confidence: float = 0.95
     text: str = ""
+    rates: Rates = field(default_factory=Rates)
 
     @classmethod
     def parse(cls, text: str, minimize: str | None = None, confidence: float = 0.95) -> Budget:
@@ -106,6 +110,22 @@ class Budget:
         _contradictions(limits)
         return cls(tuple(limits), _objective(minimize), confidence, text.strip())
 
+    def at(self, rates: Rates) -> Budget:
+        """The same budget at these rates.
+
+        Raises
+        ------
+        BudgetError
+            If a limit is on cost, and the rates hold no price.
+        """
+        for limit in self.limits:
+            if limit.name == "cost" and not rates.priced:
+                raise BudgetError(
+                    "a cost needs prices", where=f"budget {limit.text!r}",
+                    do="give --prices FILE.toml, with per_hour = 0.34 under [machine]",
+                )  # fmt: skip
+        return replace(self, rates=rates)
+
     def batches(self, asked: Iterable[int]) -> tuple[int, ...]:
         """The asked batch sizes and those that limits or the objective name, ascending."""
         named = {limit.batch for limit in self.limits} | {self.objective.batch}
@@ -117,7 +137,8 @@ class Budget:
 
     def describe(self) -> dict[str, Any]:
         limits = [limit.describe() for limit in self.limits]
-        return {"text": self.text, "confidence": self.confidence, "limits": limits}
+        rates = self.rates.describe()
+        return {"text": self.text, "confidence": self.confidence, "limits": limits, "rates": rates}
 
 
 def _limit(part: str, text: str, position: int) -> Limit:
@@ -179,7 +200,7 @@ def _objective(minimize: str | None) -> Objective:
     if minimize is None or minimize.strip() == "speedup":
         return Objective()
     match = re.fullmatch(r"(?P<name>\w+)(?:@(?P<batch>\d{1,9}))?", minimize.strip())
-    names = (*LATENCIES, "throughput", "size", "memory", "drop")
+    names = (*LATENCIES, "throughput", "size", "memory", "energy", "drop")
     if match is None or match["name"] not in names:
         raise BudgetError(f"{minimize!r} cannot be minimised", where="--minimize", do=f"use one of {', '.join(names)}")
     batch = int(match["batch"]) if match["batch"] else None

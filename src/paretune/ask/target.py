@@ -26,7 +26,8 @@ class Runner(Protocol):
     """An opened model: one method.
 
     A runner that is only fast under several callers at once (a throughput hint) says so in an attribute ``callers``
-    (default 1); its ``infer`` is then called from that many threads.
+    (default 1); its ``infer`` is then called from that many threads. One that computes on NVIDIA GPUs names them in an
+    attribute ``gpus`` (NVML's numbers, default none), so that their energy is counted.
     """
 
     def infer(self, inputs: Arrays) -> Arrays:

@@ -28,9 +28,12 @@ from paretune.check.answers import (
     fingerprint_of,
     scored,
 )
+from paretune.check.disturbance import Snapshot
 from paretune.check.feed import Feed
+from paretune.check.growth import Growth, growth_of
 from paretune.check.machine import measuring_lock
 from paretune.check.measurement import BatchRun, Measurement, Subject, joined, run_of
+from paretune.check.meter import Spent
 from paretune.check.plan import Plan
 from paretune.check.process import Child
 from paretune.check.statistics import CLUSTERS
@@ -119,6 +122,25 @@ class Bench:
         with np.load(place / "answers.npz", allow_pickle=False) as saved:
             scores = {name: saved[f"score_{sorted(self.scores).index(name)}"] for name in self.scores}
             return Answers(scores, saved["compared"], saved["confidence"], data)
+
+    def soak(self, subject: Subject, sample: Split, batch: int, count: int, seconds: float) -> Growth:
+        """Whether memory grows while one batch is inferred ``count`` times, or as often as ``seconds`` allow.
+
+        Raises
+        ------
+        MeasureError
+            If the subject fails.
+        """
+        asked = {"sample": sample.digest, "batch": batch, "count": count, "seconds": seconds}
+        key = key_of("growth", {**subject.describe(), **asked, "machine": self.machine["digest"]})
+
+        def make(into: Path) -> None:
+            feed = self._feed(sample, subject.artifact, batch, limit=1)
+            with self._start(subject, batch) as child, measuring_lock():
+                (into / "growth.json").write_text(json.dumps(child.soak(feed, count, seconds)))
+
+        place = self._step("growth", [subject], key, make)
+        return growth_of(json.loads((place / "growth.json").read_text()))
 
     def close(self) -> None:
         """End every child and remove what was written for them."""
@@ -215,9 +237,12 @@ class Bench:
         feeds_ = {one.id: self._feed(sample, one.artifact, batch, limit=FEED_BATCHES) for one in everyone}
         children = self._open(everyone, batch, mine)
         blocks: dict[str, list[tuple[float, ...]]] = {name: [] for name in children}
+        spent: dict[str, list[Spent]] = {name: [] for name in children}
         elapsed = dict.fromkeys(children, 0.0)
         random = np.random.default_rng(seed)
+        pids = [child.pid for child in children.values()]
         with measuring_lock():
+            before = Snapshot.now(pids)
             for round_number in range(plan.rounds + 1):
                 for name in map(str, random.permutation(list(children))):
                     count = plan.count if name in mine else plan.beside
@@ -227,6 +252,8 @@ class Bench:
                     if round_number:
                         blocks[name].append(tuple(block["latencies_ms"]))
                         elapsed[name] += block["elapsed_s"]
+                        spent[name].append(Spent(**block["spent"]))
+            disturbance = before.until(Snapshot.now(pids))
         memory = {name: children[name].memory() for name in mine}
         standing = [companion.id for companion in self.companions]
         return {
@@ -240,6 +267,9 @@ class Bench:
                 peak_bytes=memory[name]["peak_bytes"],
                 anon_bytes=memory[name]["anon_bytes"],
                 file_bytes=memory[name]["file_bytes"],
+                spent=tuple(spent[name]),
+                spent_beside={other: tuple(spent[other]) for other in standing if other != name},
+                disturbances=(disturbance,),
             )
             for name in mine
         }

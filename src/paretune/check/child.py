@@ -7,6 +7,7 @@ one JSON document a line. Nothing but numpy and the runtime is loaded, and the a
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -16,6 +17,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from paretune.check.meter import Meters
 
 
 def _isolate(cpus: str, parent: int) -> None:
@@ -48,6 +51,17 @@ def memory() -> dict[str, int | None]:
     return found
 
 
+def anonymous() -> int | None:
+    """Resident anonymous memory in bytes, to the page where the kernel walks them (a process's own counters lag)."""
+    try:
+        for line in Path("/proc/self/smaps_rollup").read_text().splitlines():
+            if line.startswith("Anonymous:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        pass
+    return memory()["anon_bytes"]
+
+
 class _Session:
     """What one child holds: an opened runner and the feeds it was shown."""
 
@@ -56,9 +70,11 @@ class _Session:
         self.runner: Any = None
         self.feeds: dict[str, list[Any]] = {}
         self.callers = 1
+        self.warmed = 0
+        self.meters = Meters()
         self.commands = {
-            "open": self.open, "time": self.time, "infer": self.infer, "load": self.load, "loadgen": self.loadgen,
-            "strain": self.strain,
+            "open": self.open, "time": self.time, "infer": self.infer, "soak": self.soak, "load": self.load,
+            "loadgen": self.loadgen, "strain": self.strain,
         }  # fmt: skip
 
     def open(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -88,6 +104,7 @@ class _Session:
         settings = Settings(request["threads"], request["batch"])
         self.runner = self.stack.enter_context(target.open(artifact, settings))
         self.callers = int(getattr(self.runner, "callers", 1))
+        self.meters = Meters(tuple(getattr(self.runner, "gpus", ())))
         return {"callers": self.callers, "import_bytes": imported, "seconds": time.perf_counter() - started}
 
     def batches(self, root: str) -> list[Any]:
@@ -101,13 +118,17 @@ class _Session:
         """Latencies (ms) of at least ``count`` inferences within about ``seconds``, after discarding the first ones."""
         batches = self.batches(request["feed"])
         self._warm(batches, request["warm_s"], request["warm_count"])
-        if self.callers > 1:
-            return self._time_callers(batches, request["seconds"], request["count"])
+        timed = self._time_callers if self.callers > 1 else self._time_one
+        begun = self.meters.read()
+        found = timed(batches, request["seconds"], request["count"])
+        return {**found, "spent": dataclasses.asdict(self.meters.since(begun))}
+
+    def _time_one(self, batches: list[Any], seconds: float, count: int) -> dict[str, Any]:
         latencies: list[float] = []
         begin = time.perf_counter_ns()
-        limit = begin + int(request["seconds"] * 1e9)
+        limit = begin + int(seconds * 1e9)
         now = begin
-        while len(latencies) < request["count"] or now < limit:
+        while len(latencies) < count or now < limit:
             inputs = batches[len(latencies) % len(batches)]
             start = time.perf_counter_ns()
             self.runner.infer(inputs)
@@ -121,6 +142,7 @@ class _Session:
         while done < count or time.perf_counter() < limit:
             self.runner.infer(batches[done % len(batches)])
             done += 1
+        self.warmed = done
 
     def _time_callers(self, batches: list[Any], seconds: float, count: int) -> dict[str, Any]:
         latencies: list[float] = []
@@ -171,6 +193,30 @@ class _Session:
         asked = loadgen.Loadgen(**request["asked"])
         loadgen.answer(self.runner.infer, batches, asked, Path(request["out"]), self.callers)
         return {}
+
+    def soak(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Anonymous memory (bytes) after so many inferences of one batch, at about 60 evenly spaced points.
+
+        ``count`` inferences, or as many as fit in ``seconds``; it also ends when ``most_bytes`` were gained.
+        """
+        batch = self.batches(request["feed"])[:1]
+        began = time.perf_counter()
+        self._warm(batch, 0.2, 10)
+        probed = time.perf_counter()
+        self._warm(batch, 0.05, 3)
+        pace = (time.perf_counter() - probed) / self.warmed
+        step = max(1, int(min(request["count"], request["seconds"] / pace) / 60))
+        done, limit = 0, began + request["seconds"]
+        found: dict[str, list[Any]] = {"inferences": [], "anon_bytes": []}
+        first = anonymous()
+        while done < request["count"] and time.perf_counter() < limit:
+            self._warm(batch, 0.0, step)
+            done += step
+            found["inferences"].append(done)
+            found["anon_bytes"].append(now := anonymous())
+            if first is not None and now is not None and now - first > request["most_bytes"]:
+                break
+        return {**found, "elapsed_s": time.perf_counter() - began}
 
     def infer(self, request: dict[str, Any]) -> dict[str, Any]:
         """Run every batch of a feed once and write each output, batches end to end, as ``N.npy``."""

@@ -17,10 +17,13 @@ from typing import Any
 
 import psutil
 
+from paretune.check import cgroup
+
 _FEATURES = (
     "avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16",
     "neon", "asimd", "asimddp", "i8mm", "bf16", "sve",
 )  # fmt: skip
+_PASSING = ("memory_bytes", "os", "cgroup")
 _LIBRARIES = ("paretune", "torch", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf", "numpy")
 
 
@@ -69,7 +72,7 @@ def _cpu() -> dict[str, Any]:
 
 
 def fingerprint(threads: int) -> dict[str, Any]:
-    """What a figure depends on, as plain JSON; ``digest`` is that of everything in it."""
+    """What a figure depends on, as plain JSON; ``digest`` is that of what does not change from day to day."""
     libraries = {}
     for name in _LIBRARIES:
         with contextlib.suppress(PackageNotFoundError):
@@ -82,9 +85,10 @@ def fingerprint(threads: int) -> dict[str, Any]:
         "os": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
         "governor": _governor(),
+        "cgroup": cgroup.limits(),
         "libraries": libraries,
     }
-    stable = {key: value for key, value in facts.items() if key not in ("memory_bytes", "os")}
+    stable = {key: value for key, value in facts.items() if key not in _PASSING}
     return {**facts, "digest": hashlib.sha256(json.dumps(stable, sort_keys=True).encode()).hexdigest()}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from paretune.ask.artifact import Artifact
 from paretune.ask.knob import values_of
 from paretune.ask.target import Target
 from paretune.check.answers import Answers
+from paretune.check.disturbance import Disturbance, together
+from paretune.check.meter import Spent
 
 Blocks = tuple[tuple[float, ...], ...]
 
@@ -34,7 +37,8 @@ class Subject:
 class BatchRun:
     """Latencies (ms, in blocks) at one batch size, and those of the companions measured in the same rounds.
 
-    ``blocks`` are in the order of their ``sessions``, equally many in each.
+    ``blocks`` are in the order of their ``sessions``, equally many in each; ``spent`` is what each block took of the
+    machine, and ``spent_beside`` what each of the companions' took; ``disturbances`` is what else went on, by session.
     """
 
     batch: int
@@ -47,10 +51,18 @@ class BatchRun:
     anon_bytes: int | None
     file_bytes: int | None
     sessions: int = 1
+    spent: tuple[Spent, ...] = ()
+    spent_beside: Mapping[str, tuple[Spent, ...]] = field(default_factory=dict)
+    disturbances: tuple[Disturbance, ...] = ()
 
     @property
     def samples(self) -> int:
         return sum(len(block) for block in self.blocks)
+
+    @property
+    def disturbance(self) -> Disturbance | None:
+        """What else went on, over all sessions."""
+        return together(self.disturbances, self.spent)
 
     @property
     def settled(self) -> bool:
@@ -88,6 +100,11 @@ def joined(parts: Sequence[BatchRun]) -> BatchRun:
         beside={name: tuple(block for run in parts for block in run.beside[name]) for name in first.beside},
         rows_per_s=first.batch * sum(run.samples for run in parts) / sum(seconds),
         sessions=len(parts),
+        spent=tuple(chain.from_iterable(run.spent for run in parts)),
+        spent_beside={
+            name: tuple(chain.from_iterable(run.spent_beside.get(name, ()) for run in parts)) for name in first.beside
+        },
+        disturbances=tuple(chain.from_iterable(run.disturbances for run in parts)),
         **most,
     )
 
@@ -95,4 +112,11 @@ def joined(parts: Sequence[BatchRun]) -> BatchRun:
 def run_of(value: dict[str, Any]) -> BatchRun:
     value["blocks"] = tuple(map(tuple, value["blocks"]))
     value["beside"] = {name: tuple(map(tuple, blocks)) for name, blocks in value["beside"].items()}
+    value["spent"] = _spent_of(value.get("spent", ()))
+    value["spent_beside"] = {name: _spent_of(ones) for name, ones in value.get("spent_beside", {}).items()}
+    value["disturbances"] = tuple(Disturbance(**one) for one in value.get("disturbances", ()))
     return BatchRun(**value)
+
+
+def _spent_of(told: Sequence[dict[str, Any]]) -> tuple[Spent, ...]:
+    return tuple(Spent(**one) for one in told)

@@ -33,6 +33,8 @@ _MALLOC = {
     "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
 }
 OPEN_TIMEOUT_S = 300.0
+SOAK_MOST_BYTES = 1 << 30
+"""A runner that gained so much leaks beyond doubt, and would only harm the machine."""
 
 
 class Child:
@@ -222,6 +224,12 @@ class Child:
         """The answers to every batch of a feed."""
         self.call("infer", timeout_s, feed=str(feed.root), out=str(out))
         return Feed(out).read()
+
+    def soak(self, feed: Feed, count: int, seconds: float) -> dict[str, Any]:
+        """Anonymous memory while one batch is inferred on and on; see :meth:`paretune.check.child._Session.soak`."""
+        return self.call(
+            "soak", 120 + 20 * seconds, feed=str(feed.root), count=count, seconds=seconds, most_bytes=SOAK_MOST_BYTES
+        )
 
     def memory(self) -> dict[str, int | None]:
         """Peak and present memory of the process, in bytes."""

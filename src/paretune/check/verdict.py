@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -12,6 +12,8 @@ import numpy as np
 from paretune.ask.budget import LATENCIES, Budget, Limit
 from paretune.ask.score import UNBOUNDED
 from paretune.check.answers import Answers, Array
+from paretune.check.cost import Cost, cost
+from paretune.check.energy import Energy, energy, log_saving
 from paretune.check.measurement import BatchRun, Measurement
 from paretune.check.statistics import CLUSTERS, Estimate, drop, likeness, log_ratios, mean, mean_logs, percentile, ratio
 
@@ -61,6 +63,8 @@ class Verdict:
     data: str | None
     measurement: Measurement
     slower: tuple[int, ...] = ()
+    energy: Mapping[int, Energy] = field(default_factory=dict)
+    cost: Mapping[int, Cost] = field(default_factory=dict)
 
 
 def judge(
@@ -91,7 +95,16 @@ def judge(
     ours = baseline.answers.get(data) if data else None
     theirs = trial.answers.get(data) if data else None
     scores, drops, units, agreement = _accuracy(ours, theirs, budget)
-    findings = tuple(finding for limit in budget.limits for finding in _findings(limit, trial, ours, theirs, level))
+    spent = {
+        batch: energy(run.blocks, run.spent, run.sessions, budget.rates, level) for batch, run in trial.runs.items()
+    }
+    costs = _costs(trial, spent, theirs, scores, budget)
+    findings: list[Finding] = []
+    for limit in budget.limits:
+        if limit.name in ("energy", "cost"):
+            findings += _spending(limit, trial, spent, costs)
+        else:
+            findings += _findings(limit, trial, ours, theirs, level)
     rulings = {finding.verdict for finding in findings}
     ruling: Ruling = "breaks" if "breaks" in rulings else "undecided" if "undecided" in rulings else "meets"
     pace = _pace(speed, list(speed), level, rough)
@@ -104,7 +117,7 @@ def judge(
     return Verdict(
         id=trial.id,
         verdict=ruling,
-        findings=findings,
+        findings=tuple(findings),
         merit=merit,
         pace=pace,
         improves=pace.value > 1 and gains and not slower,
@@ -118,6 +131,8 @@ def judge(
         risk=_risk(ours, theirs, agreement),
         data=data if theirs is not None else None,
         measurement=trial,
+        energy=spent,
+        cost=costs,
     )
 
 
@@ -188,9 +203,23 @@ def _merit(
     if name in ("p90", "p95", "p99"):
         q = int(name[1:]) / 100
         speed = {number: _speedup(baseline, trial.runs[number], q) for number in runs}
+    elif name == "energy":
+        saved = {number: _saving(baseline, trial.runs[number], budget) for number in runs}
+        if any(logs is None for logs in saved.values()):
+            return Estimate(math.nan, math.nan, math.nan)
+        speed = {number: logs for number, logs in saved.items() if logs is not None}
     elif name == "throughput":
         speed = {number: _rate_ratio(speed[number], trial.runs[number]) for number in runs}
     return _pace(speed, runs, budget.confidence, rough)
+
+
+def _saving(baseline: Measurement, run: BatchRun, budget: Budget) -> Array | None:
+    """Logarithms of the baseline's energy over that of this run, from the same rounds."""
+    if baseline.id in run.beside:
+        ours = run.beside[baseline.id], run.spent_beside.get(baseline.id, ())
+    else:
+        ours = baseline.runs[run.batch].blocks, baseline.runs[run.batch].spent
+    return log_saving(ours, (run.blocks, run.spent), run.sessions, budget.rates)
 
 
 def _rate_ratio(speed: Array, run: BatchRun) -> Array:
@@ -218,14 +247,74 @@ def _findings(
     if limit.name == "size":
         size = float(trial.size_bytes)
         return [_ruled(limit, Estimate(size, size, size), "")]
-    if limit.name in ("energy", "cost"):
-        return [Finding(limit, "undecided", None, f"{limit.name} is not measured here")]
-    found = []
-    for batch, run in trial.runs.items():
-        if limit.batch in (None, batch):
-            where = f"at batch {batch}" if len(trial.runs) > 1 or limit.batch else ""
-            found.append(replace(_run_finding(limit, run, where, level), batch=batch))
-    return found or [Finding(limit, "undecided", None, f"batch {limit.batch} was not measured")]
+    found = [
+        replace(_run_finding(limit, run, _where(limit, trial, batch), level), batch=batch)
+        for batch, run in _asked(limit, trial).items()
+    ]
+    return found or [_unmeasured(limit)]
+
+
+def _asked(limit: Limit, trial: Measurement) -> dict[int, BatchRun]:
+    """The runs that a limit speaks of."""
+    return {batch: run for batch, run in trial.runs.items() if limit.batch in (None, batch)}
+
+
+def _where(limit: Limit, trial: Measurement, batch: int) -> str:
+    return f"at batch {batch}" if len(trial.runs) > 1 or limit.batch else ""
+
+
+def _unmeasured(limit: Limit) -> Finding:
+    return Finding(limit, "undecided", None, f"batch {limit.batch} was not measured")
+
+
+def _spending(
+    limit: Limit, trial: Measurement, spent: Mapping[int, Energy], costs: Mapping[int, Cost]
+) -> list[Finding]:
+    """Energy at every batch size; cost at the cheapest, as whoever pays may choose the batch size."""
+    asked = _asked(limit, trial)
+    if not asked:
+        return [_unmeasured(limit)]
+    if limit.name == "energy":
+        return [
+            replace(_energy_finding(limit, spent[batch], run.samples, _where(limit, trial, batch)), batch=batch)
+            for batch, run in asked.items()
+        ]
+    known = {batch: found for batch in asked if (one := costs.get(batch)) and (found := one.per_thousand)}
+    if not known:
+        why = "its energy is unavailable here" if costs else "no prices were given"
+        return [Finding(limit, "undecided", None, f"the cost is not known: {why}")]
+    batch = min(known, key=lambda batch: known[batch].value)
+    where = f"per thousand {_where(limit, trial, batch)}".strip()
+    finding = _more(_ruled(limit, known[batch], where), asked[batch].samples, "samples")
+    told = " (with energy estimated from CPU time, not measured)" if costs[batch].kind == "estimated" else ""
+    return [replace(finding, text=finding.text + told, batch=batch)]
+
+
+def _energy_finding(limit: Limit, found: Energy, samples: int, where: str) -> Finding:
+    if found.joules is None:
+        return Finding(limit, "undecided", None, f"energy {where} is unavailable: {found.how}".replace("  ", " "))
+    joules = found.joules
+    finding = _more(
+        _ruled(limit, Estimate(1e3 * joules.value, 1e3 * joules.low, 1e3 * joules.high), where), samples, "samples"
+    )
+    return replace(finding, text=f"{finding.text} ({found.how})")
+
+
+def _costs(
+    trial: Measurement,
+    spent: Mapping[int, Energy],
+    theirs: Answers | None,
+    scores: Mapping[str, Estimate],
+    budget: Budget,
+) -> dict[int, Cost]:
+    """By batch size, where there are prices; answers are right or wrong by the first score that says 0 or 1."""
+    given = theirs.scores.items() if theirs is not None else ()
+    right = next((scores[name] for name, values in given if np.isin(values, (0, 1)).all()), None)
+    found = {
+        batch: cost(batch, _throughput(run, budget.confidence), spent[batch], right, budget.rates)
+        for batch, run in trial.runs.items()
+    }
+    return {batch: one for batch, one in found.items() if one is not None}
 
 
 def _run_finding(limit: Limit, run: BatchRun, where: str, level: float) -> Finding:

@@ -11,6 +11,7 @@ from paretune.errors import CallError
 
 app = typer.Typer()
 OF_A_LOAD = ("rate", "bound_ms", "seconds", "samples")
+OF_NONE = ("soak", "prices", "watts_per_core")
 
 
 @app.command(no_args_is_help=True)
@@ -24,6 +25,7 @@ def measure(
     ] = None,
     target: Annotated[str | None, typer.Option("--target", "-t", help="Another target than the bundle's.")] = None,
     batch: options.Batch = "1",
+    soak: Annotated[bool, typer.Option("--soak", help="Also watch for a minute at most whether memory grows.")] = False,
     load: Annotated[
         str | None,
         typer.Option(help="Send queries as MLPerf does instead: single-stream, multi-stream, server, offline."),
@@ -38,13 +40,15 @@ def measure(
     ] = None,
     data: options.Data = None,
     score: options.ScoreName = "accuracy",
+    prices: options.Prices = None,
+    watts_per_core: options.Watts = None,
     seed: options.Seed = 0,
     threads: options.Threads = None,
     config: options.Config = None,
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
-    """The same numbers again, here and now: latency, memory and size, and scores where there is data."""
+    """The same numbers again, here and now: latency, memory, energy and size, and scores where there is data."""
     from paretune import tables, terminal
 
     _check(context, load)
@@ -57,7 +61,10 @@ def measure(
         if load is None:
             from paretune.measure import measure as run
 
-            found = run(what, work, batch=options.sizes(batch), observers=[progress], **shared).describe()
+            found = run(
+                what, work, batch=options.sizes(batch), soak=soak, prices=prices, watts_per_core=watts_per_core,
+                observers=[progress], **shared,
+            ).describe()  # fmt: skip
         else:
             from paretune.load import load as send
 
@@ -78,12 +85,15 @@ def measure(
 
 
 def _check(context: typer.Context, load: str | None) -> None:
-    """No flag is passed over in silence: those of a load without one, and batch sizes with one, are slips."""
-    sources = {name: context.get_parameter_source(name) for name in (*OF_A_LOAD, "batch")}
+    """No flag is passed over in silence: those of a load without one, and those of none with one, are slips."""
+    sources = {name: context.get_parameter_source(name) for name in (*OF_A_LOAD, *OF_NONE, "batch")}
     given = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
     for name in given:
         if load is None and name in OF_A_LOAD:
             flag = "--" + name.replace("_", "-")
             raise CallError("belongs to a load, and none is asked", where=flag, do="add --load server, say")
+    for name in set(given) & set(OF_NONE) if load is not None else ():
+        flag = "--" + name.replace("_", "-")
+        raise CallError("does not go with a load", where=flag, do="measure once without --load")
     if load is not None and "batch" in given:
         raise CallError("a load has no batch sizes", where="--batch", do="say with --samples what a query holds")

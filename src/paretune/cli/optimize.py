@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from paretune.ask.budget import Budget
+from paretune.ask.rates import Rates
 from paretune.cli import ending, options
 
 RECIPE = '{"candidates": [{"recipe": [{"technique": "torch_to_onnx"}], "target": "onnxruntime"}]}'
@@ -39,6 +40,8 @@ def optimize(
     confidence: Annotated[float, typer.Option(help="Confidence of every interval.")] = 0.95,
     data: options.Data = None,
     score: options.ScoreName = "accuracy",
+    prices: options.Prices = None,
+    watts_per_core: options.Watts = None,
     seed: options.Seed = 0,
     threads: options.Threads = None,
     store: options.StoreDir = None,
@@ -52,7 +55,8 @@ def optimize(
 
     Ctrl-C once ends the search and confirms the best so far. Exit status 3: nothing meets; the report says why.
     """
-    limits = Budget.parse(budget, minimize, confidence)  # a slip of the pen is told before a model is loaded
+    # a slip of the pen is told before a model is loaded
+    limits = Budget.parse(budget, minimize, confidence).at(Rates.of(prices, watts_per_core))
     sizes = options.sizes(batch)
     work, given = options.workload(workload, data, score)
     search(

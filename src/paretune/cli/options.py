@@ -62,6 +62,12 @@ Time = Annotated[str, typer.Option(help="When to end: 90s, 10m, 1h.")]
 Data = Annotated[
     Path | None, typer.Option(help="For model.onnx: a .npz with arrays named like the inputs, and `label`.")
 ]
+Prices = Annotated[
+    Path | None, typer.Option(help="A TOML file: per_hour = 0.34 (and per_kwh = 0.25) under [machine]; for costs.")
+]
+Watts = Annotated[
+    float | None, typer.Option(help="Watts of a busy core, where no counter tells the energy; default: 5.")
+]
 ScoreName = Annotated[str, typer.Option("--score", help="For --data: the built-in score.")]
 
 

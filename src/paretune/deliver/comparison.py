@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -164,6 +165,7 @@ def _columns(outcome: Outcome) -> list[Column]:
         Column(f"{name} drop", f"{name} of the original minus that of the candidate; below zero is a gain")
         for name in outcome.score_names
     ]
+    priced = (("cost", ""), ("cost of right ones", " right")) if outcome.priced else ()
     for batch in outcome.batches:
         columns += [
             Column("speed-up", f"p50 of the original over p50 of the candidate at batch {batch}, interleaved", batch),
@@ -175,6 +177,7 @@ def _columns(outcome: Outcome) -> list[Column]:
             Column("throughput", f"examples per second at batch {batch}", batch),
             Column("peak memory", f"of the whole process at batch {batch}", batch),
             Column("energy", f"for one call at batch {batch}", batch),
+            *(Column(name, f"of a thousand{kind} predictions at batch {batch}", batch) for name, kind in priced),
         ]
     columns += [
         Column("agreement", "share of answers that are the original's"),
@@ -199,6 +202,7 @@ def _cells(outcome: Outcome, one: Candidate) -> list[Figure]:
     ]
     for batch in outcome.batches:
         cells += _run_cells(one, batch, missing)
+        cells += _cost_cells(one, batch, missing) if outcome.priced else []
     cells.append(quantity.measured(one["agreement"], quantity.share, unscored))
     for name in outcome.score_names:
         write = quantity.share if outcome.drop_unit(name) == "pp" else quantity.number
@@ -227,12 +231,6 @@ def _run_cells(one: Candidate, batch: int, missing: str | None) -> list[Figure]:
     throughput = run["throughput_per_s"]
     if not isinstance(throughput, dict):
         throughput = {"value": throughput}
-    energy = run.get("energy_j")
-    joules = energy["value"] if energy else None
-    kind = f"energy is {energy['kind']}" if energy else "this machine tells no energy"
-    spent = quantity.single(None if joules is None else 1e3 * joules, quantity.millijoule, kind)
-    if energy and energy["kind"] == "estimated" and spent.sort is not None:
-        spent = Figure(spent.text, "estimated", spent.sort)
     return [
         quantity.measured(run["speedup"], quantity.times, "not measured beside the original"),
         quantity.measured(
@@ -241,5 +239,32 @@ def _run_cells(one: Candidate, batch: int, missing: str | None) -> list[Figure]:
         *(quantity.measured(run["latency_ms"][name], quantity.milliseconds, samples) for name in PERCENTILES),
         quantity.measured(throughput, quantity.per_second),
         quantity.single(run["peak_memory_bytes"], quantity.byte_size, "the system did not tell"),
-        spent,
+        _energy(run.get("energy_j")),
     ]
+
+
+def _energy(energy: Mapping[str, Any] | None) -> Figure:
+    """In mJ, with its interval; what is estimated says so."""
+    if energy is None:
+        return Figure(why="this machine tells no energy")
+    ends = {end: None if energy.get(end) is None else 1e3 * energy[end] for end in ("value", "low", "high")}
+    return _sourced(quantity.measured(ends, quantity.millijoule, f"energy is {energy['kind']}"), energy["kind"])
+
+
+def _cost_cells(one: Candidate, batch: int, missing: str | None) -> list[Figure]:
+    run = run_at(one, batch)
+    cost = run.get("cost") if run else None
+    if cost is None:
+        return [Figure(why=missing or "its cost is not known")] * 2
+
+    def money(value: float) -> str:
+        return f"{quantity.number(value)}{quantity.SPACE}{cost['currency']}".rstrip(quantity.SPACE)
+
+    why = {"per_thousand": "its energy is unavailable", "per_thousand_correct": "no answers are right or wrong"}
+    return [_sourced(quantity.measured(cost[name], money, said), cost["kind"]) for name, said in why.items()]
+
+
+def _sourced(figure: Figure, kind: str) -> Figure:
+    if kind != "estimated" or figure.sort is None:
+        return figure
+    return Figure(figure.text, f"{figure.span}, estimated" if figure.span else "estimated", figure.sort)

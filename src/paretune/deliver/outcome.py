@@ -95,6 +95,11 @@ class Outcome:
         return limits
 
     @property
+    def priced(self) -> bool:
+        """Whether a user gave prices."""
+        return (self.result["budget"].get("rates") or {}).get("per_hour") is not None
+
+    @property
     def confidence(self) -> str:
         return f"{100 * self.result['budget']['confidence']:g}{quantity.SPACE}%"
 

@@ -24,7 +24,7 @@ def checklist(outcome: Outcome) -> list[Check]:
     shown = outcome.shown
     if shown is None:
         return []
-    checks = (_accuracy, _budget, _agreement, _percentiles, _batches, _memory, _interleaved, _bundle)
+    checks = (_accuracy, _budget, _agreement, _percentiles, _batches, _memory, _growth, _interleaved, _quiet, _bundle)
     return [check(outcome, shown) for check in checks]
 
 
@@ -114,6 +114,27 @@ def _memory(outcome: Outcome, shown: Candidate) -> Check:
         complete = complete and peak is not None
         said.append(f"batch {batch}: {'unknown' if peak is None else quantity.byte_size(peak)}")
     return Check(item, complete, "; ".join(said))
+
+
+def _growth(outcome: Outcome, shown: Candidate) -> Check:
+    item = "Memory does not grow while it runs"
+    growth = shown.get("memory_growth")
+    if growth is None:
+        return Check(item, False, "not watched: paretune measure --soak does")
+    return Check(item, growth["verdict"] == "steady", growth["text"])
+
+
+def _quiet(outcome: Outcome, shown: Candidate) -> Check:
+    item = "The machine was quiet while latencies were taken"
+    seen = {batch: (run_at(shown, batch) or {}).get("disturbance") for batch in outcome.batches}
+    known = {batch: told for batch, told in seen.items() if told is not None}
+    if not known:
+        return Check(item, False, "what else went on was not recorded")
+    loud = {batch: told for batch, told in known.items() if told["warnings"]}
+    said = [f"batch {batch}: {'; '.join(told['warnings'])}" for batch, told in loud.items()] or [
+        f"batch {batch}: {told['text']}" for batch, told in known.items()
+    ]
+    return Check(item, not loud and len(known) == len(seen), "; ".join(said))
 
 
 def _interleaved(outcome: Outcome, shown: Candidate) -> Check:

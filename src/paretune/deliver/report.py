@@ -299,12 +299,23 @@ def machine(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Memory", quantity.byte_size(memory) if memory is not None else None),
         ("System", facts.get("os")),
         ("Clock governor", facts.get("governor")),
+        ("Control group", _control_group(facts.get("cgroup"))),
         ("Python", facts.get("python")),
         *sorted((facts.get("libraries") or {}).items()),
         ("Instruction sets", ", ".join(facts.get("features") or ()) or None),
         ("Machine's fingerprint", facts.get("digest")),
     ]
     return [(name, value or "not known") for name, value in told]
+
+
+def _control_group(limits: Mapping[str, Any] | None) -> str | None:
+    """What a container may use."""
+    if limits is None:
+        return None
+    cpus, memory = limits.get("cpus"), limits.get("memory_bytes")
+    parts = [f"{quantity.number(cpus)} CPUs"] if cpus else []
+    parts += [f"{quantity.byte_size(memory)} of memory"] if memory else []
+    return ", ".join(parts) or "no limit"
 
 
 def _moment(text: str) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 from paretune.ask.artifact import Artifact
 from paretune.ask.budget import LATENCIES
 from paretune.build.candidate import Candidate
+from paretune.check.growth import Growth
 from paretune.check.measurement import BatchRun, Measurement
 from paretune.check.slices import SliceReport
 from paretune.check.statistics import percentile
@@ -35,6 +36,7 @@ class Trial:
     confirmed: Verdict | None = None
     error: str | None = None
     why: str | None = None
+    growth: Growth | None = None
     seconds_to_build: float = 0.0
     in_front: bool = False
     histogram: Mapping[int, Mapping[str, list[float]]] = field(default_factory=dict)
@@ -80,6 +82,7 @@ class Trial:
             "size_bytes": artifact.size_bytes if artifact else None,
             "parameters": artifact.parameters if artifact else None,
             "macs": artifact.macs if artifact else None,
+            "memory_growth": self.growth.describe() if self.growth else None,
             "seconds_to_build": round(self.seconds_to_build, 3),
             "verdict": self.confirmed.verdict if self.confirmed else self._untested(),
             "findings": [finding.describe() for finding in verdict.findings] if verdict else [],
@@ -99,6 +102,7 @@ class Trial:
             {
                 "batch": batch,
                 **timing(run, level),
+                **(spending(verdict, batch) if verdict else {}),
                 "speedup": verdict.speedups[batch].describe() if verdict else None,
                 "speedup_over_reference": verdict.reference_speedups[batch].describe()
                 if verdict and batch in verdict.reference_speedups
@@ -120,12 +124,20 @@ def timing(run: BatchRun, level: float) -> dict[str, Any]:
         "import_memory_bytes": run.import_bytes,
         "anon_bytes": run.anon_bytes,
         "file_bytes": run.file_bytes,
-        "energy_j": {"value": None, "kind": "unavailable"},
         "samples": run.samples,
         "sessions": run.sessions,
         "callers": run.callers,
         "settled": run.settled,
+        "disturbance": run.disturbance.describe() if run.disturbance else None,
     }
+
+
+def spending(verdict: Verdict, batch: int) -> dict[str, Any]:
+    """Energy and, where there are prices, cost at one batch size, as ``result.json`` says them."""
+    joules = verdict.energy[batch].describe()
+    priced = {"cost": verdict.cost[batch].describe()} if batch in verdict.cost else {}
+    each = None if joules["value"] is None else joules["value"] / batch
+    return {"energy_j": {**joules, "per_example": each}, **priced}
 
 
 def quantile_points(run: BatchRun, most: int = 200) -> list[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -24,7 +25,7 @@ from paretune.build.candidate import Candidate
 from paretune.build.recipe import Recipe
 from paretune.check.plan import HURRIED
 from paretune.deliver.run import read_log
-from paretune.errors import BudgetError, CallError, RecipeError
+from paretune.errors import BudgetError, CallError, DataError, RecipeError, WorkloadError
 from paretune.optimize import seconds_of
 
 
@@ -199,3 +200,12 @@ def test_a_killed_run_goes_on_where_it_was(workloads: Path) -> None:
     assert run.best is not None
     assert paretune.Bundle.open(workloads / "run" / "bundle").artifact.digest
     assert not list((workloads / "run" / "store" / "scratch").iterdir()), "what the killed runs left was swept"
+
+
+def test_a_slice_that_fails_is_told_before_any_work(tmp_path: Path) -> None:
+    work = dataclasses.replace(two_inputs(), slices={"mine": lambda inputs, label: inputs["absent"] > 0})
+    with pytest.raises(DataError, match=r"Workload.slices\['mine'\]: failed: KeyError\('absent'\)"):
+        paretune.optimize(work, "drop<=1pp", out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(WorkloadError, match="is a str, not a function"):
+        dataclasses.replace(work, slices={"mine": "night"})

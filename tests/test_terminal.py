@@ -53,6 +53,19 @@ def test_a_load_shows_its_percentiles_their_bounds_and_what_was_found() -> None:
     assert "early stopping" not in shown(tables.loaded(bare))
 
 
+def test_ends_that_are_not_known_are_dashes() -> None:
+    run = {"batch": 1, "latency_ms": {"p50": {"value": 1.0, "low": 0.9, "high": None}}}
+    side = {"title": "one", "target": "openvino", "size_bytes": 1_000_000, "runs": [run]}
+    ratio = {"value": 1.2, "low": 1.1, "high": None}
+    found = {
+        "a": side, "b": side, "batches": {"1": {"outcome": "faster", "ratio": ratio}}, "outcome": "faster",
+        "ratio": ratio, "sessions": 3, "drops": {"mse": {"value": None, "low": None, "high": None, "unit": "%"}},
+    }  # fmt: skip
+    text = shown(tables.compared(found))
+    assert "A is faster: 1.200× (1.100 … –), 3 sessions" in text
+    assert "mse of A lies – % (– … –) below that of B" in text
+
+
 def test_nothing_meets_says_which_limit_binds() -> None:
     none = {**RESULT, "best": None, "why_none": "p95<=5ms binds, 40 % past it"}
     assert "p95<=5ms binds" in shown(terminal.headline(none))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from paretune.ask.score import named
+from paretune.ask.workload import members
 from paretune.build.store import key_of
 from paretune.check.disturbance import together
 from paretune.check.slices import SliceReport, by_slice
@@ -20,7 +21,7 @@ from paretune.deliver import summary
 from paretune.deliver.bundle import Bundle, pack
 from paretune.deliver.run import BASELINE, BUNDLE, NEAREST, Run, save
 from paretune.deliver.trial import Trial, quantile_points
-from paretune.errors import BuildError
+from paretune.errors import BuildError, DataError
 from paretune.loop import Loop
 
 
@@ -38,7 +39,10 @@ def conclude(loop: Loop) -> Run:
             }
             for batch, run in mine.items()
         }
-        best.slices = _slices(loop, best.confirmed)
+        try:
+            best.slices = _slices(loop, best.confirmed)
+        except DataError as error:
+            loop.journal.warn(f"no slices were judged: {error}")
     for warning in _disturbed(loop, best):
         loop.journal.warn(warning)
     workload = _workload_facts(loop)
@@ -81,10 +85,7 @@ def _slices(loop: Loop, verdict: Verdict) -> dict[str, SliceReport]:
     parts = [part.labels for part in split.batches(loop.answer_batch)]
     plain = all(part is not None and part.ndim == 1 for part in parts)
     labels = np.concatenate([part for part in parts if part is not None]) if plain else None
-    named = {
-        name: np.array([bool(belongs(*split.examples.item(index))) for index in split.indices])
-        for name, belongs in (loop.workload.slices or {}).items()
-    }
+    named = {name: members(split, name, belongs) for name, belongs in (loop.workload.slices or {}).items()}
     changed = ours.compared != theirs.compared if ours.compared.dtype.kind in "iub" else None
     if changed is not None:
         changed = changed.reshape(len(changed), -1).any(axis=1)
@@ -116,9 +117,14 @@ def _finish_baseline(loop: Loop) -> None:
     runs = dict(base.runs)
     if beside:  # all finalists were measured in the same rounds: any of them tells
         for batch, run in beside[0].runs.items():
+            blocks = run.beside[loop.baseline.id]
+            before_ms, now_ms = (
+                np.concatenate(list(map(np.asarray, of))).mean() for of in (base.runs[batch].blocks, blocks)
+            )
             runs[batch] = dataclasses.replace(
                 base.runs[batch],
-                blocks=run.beside[loop.baseline.id],
+                blocks=blocks,
+                rows_per_s=base.runs[batch].rows_per_s * float(before_ms / now_ms),
                 sessions=run.sessions,
                 spent=run.spent_beside.get(loop.baseline.id, ()),
                 disturbances=run.disturbances,

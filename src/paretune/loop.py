@@ -21,7 +21,7 @@ from paretune.ask.budget import Budget
 from paretune.ask.data import check_inputs
 from paretune.ask.score import named
 from paretune.ask.target import Target
-from paretune.ask.workload import Partition, Workload, partition
+from paretune.ask.workload import Partition, Workload, members, partition
 from paretune.build.candidate import Builder, Candidate
 from paretune.build.propose import Proposal, Queue, conversion, light
 from paretune.build.recipe import Recipe
@@ -78,6 +78,8 @@ class Loop:
         with self.journal.building():
             for split in (self.data.ranking, self.data.heldout):
                 check_inputs(split, self.original)
+        for name, belongs in (self.workload.slices or {}).items():
+            members(self.data.heldout.head(1), name, belongs)  # a slip there is told before any work is done
         for warning in self.data.warnings:
             self.journal.warn(warning)
         fit = Fit(
@@ -212,7 +214,13 @@ class Loop:
         subject = self.subject(trial)
         if trial is self.baseline and not self.bench.companions:
             self.bench.companions.append(subject)
-        measured = self.bench.latency([subject], self.data.ranking, self.batches, SCREEN)[subject.id]
+        try:
+            measured = self.bench.latency([subject], self.data.ranking, self.batches, SCREEN)[subject.id]
+        except MeasureError as error:
+            if error.guilty == trial.id:
+                raise
+            # a companion failed, for want of memory say: that says nothing of this candidate
+            measured = self.bench.latency([subject], self.data.ranking, self.batches, SCREEN)[subject.id]
         found = self.bench.answer(subject, self.data.ranking, "ranking", self.answer_batch)
         return dataclasses.replace(measured, answers={"ranking": found})
 

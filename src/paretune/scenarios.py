@@ -293,7 +293,7 @@ class _Run:
         found = pressure.judged(load, *figures)
         return Finding(
             load.name, "load", "load", found.verdict, found.text, load.about,
-            figures={"original": found.original, "candidate": found.candidate},
+            figures={"original": _all_finite(found.original), "candidate": _all_finite(found.candidate)},
         )  # fmt: skip
 
     def _probe(self, subject: Subject) -> Probe:
@@ -348,3 +348,7 @@ def _agreement(one: Answers, other: Answers) -> float | None:
 
 def _finite(value: float | None) -> float | None:
     return value if value is not None and np.isfinite(value) else None
+
+
+def _all_finite(figures: Mapping[str, float] | None) -> dict[str, float | None] | None:
+    return None if figures is None else {name: _finite(value) for name, value in figures.items()}

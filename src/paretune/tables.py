@@ -37,7 +37,7 @@ def measured(found: Mapping[str, Any]) -> Group:
         leaks = found["memory_growth"]["verdict"] == "leaking"
         lines.append(Text(found["memory_growth"]["text"], style="red" if leaks else ""))
     for name, score in found["scores"].items():
-        lines.append(Text(f"{name} {score['value']:.4f} ({score['low']:.4f} … {score['high']:.4f})"))
+        lines.append(Text(f"{name} {_number(score, '.4f')}"))
     return Group(*lines)
 
 
@@ -111,8 +111,7 @@ def compared(found: Mapping[str, Any]) -> Group:
     ]
     lines.append(grid)
     for name, drop in found["drops"].items():
-        ends = f"{drop['value']:+.2f} {drop['unit']} ({drop['low']:+.2f} … {drop['high']:+.2f})"
-        lines.append(Text(f"{name} of A lies {ends} below that of B"))
+        lines.append(Text(f"{name} of A lies {_number(drop, '+.2f', ' ' + drop['unit'])} below that of B"))
     over = f"{_times(found['ratio'])}, {found['sessions']} sessions"
     shown = found["outcome"] != "no difference shown"
     words = f"A is {found['outcome']}: {over}" if shown else f"no difference shown: A runs at {over} of B's pace"
@@ -192,6 +191,12 @@ def _power(found: Mapping[str, Any]) -> Table:
             cells.append(f"{told['chance']:.0%}{needed if told['chance'] < 0.8 else ''}")
         grid.add_row(*cells)
     return grid
+
+
+def _number(value: Mapping[str, Any], form: str, unit: str = "") -> str:
+    """``value (low … high)``; a dash for what is not known."""
+    told = {end: "–" if value[end] is None else format(value[end], form) for end in ("value", "low", "high")}
+    return f"{told['value']}{unit} ({told['low']} … {told['high']})"
 
 
 def _times(value: Mapping[str, Any]) -> str:

@@ -114,3 +114,16 @@ def test_a_subject_that_fails_meanwhile_is_a_finding(workbench: Any, data: Split
     with pytest.raises(MeasureError, match="SIGSEGV") as caught:
         workbench.bench.soak(workbench.subject("segfault"), data, 1, 10, 1.0)
     assert caught.value.guilty == "segfault"
+
+
+def test_a_pass_that_was_broken_off_for_its_growth_leaks() -> None:
+    told = {
+        "inferences": [10, 20, 30],
+        "anon_bytes": [0, 600_000_000, 1_200_000_000],
+        "elapsed_s": 0.5,
+        "stopped": True,
+    }
+    found = growth_of(told)
+    assert found.verdict == "leaking"
+    assert "broken off after 30 inferences" in found.text
+    assert growth_of({**told, "stopped": False}).verdict == "undecided"

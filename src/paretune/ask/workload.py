@@ -88,6 +88,23 @@ class Workload:
         named(self.score)
 
 
+def members(split: Split, name: str, belongs: Callable[[Any, Any], Any]) -> np.ndarray[Any, Any]:
+    """Which examples of ``split`` belong to a user's slice: booleans [n].
+
+    Raises
+    ------
+    DataError
+        If the user's function fails on an item, or its answer is neither true nor false.
+    """
+    try:
+        return np.array([bool(belongs(*split.examples.item(index))) for index in split.indices])
+    except Exception as error:  # whatever the user's function raises
+        raise DataError(
+            f"failed: {error!r}", where=f"Workload.slices[{name!r}]",
+            do="give a function of (inputs, label) of one item that answers true or false",
+        ) from error  # fmt: skip
+
+
 @dataclass(frozen=True, eq=False)
 class Partition:
     """The examples by what they may be used for, and what was noticed while parting them."""

@@ -133,5 +133,32 @@ def fingerprint_of(score: Callable[..., Any]) -> str:
     cells = [cell.cell_contents for cell in getattr(inner, "__closure__", None) or ()]
     given = [*getattr(score, "args", ()), *sorted(getattr(score, "keywords", {}).items()), *cells]
     given += [getattr(inner, "__defaults__", None), getattr(inner, "__kwdefaults__", None)]
-    plain = [repr(value) for value in given if isinstance(value, str | int | float | bool | tuple | list | dict)]
-    return hashlib.sha256(json.dumps([text, plain]).encode()).hexdigest()
+    plain = [shown for value in given if (shown := _shown(value)) is not None]
+    function = inner if inspect.isroutine(inner) else vars(type(inner)).get("__call__")
+    return hashlib.sha256(json.dumps([text, plain, _used(function, set())]).encode()).hexdigest()
+
+
+def _shown(value: Any) -> str | None:
+    """What a plain value or an array is, as text; None for anything else."""
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype}{value.shape}:{hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()}"
+    return repr(value) if isinstance(value, str | int | float | bool | tuple | list | dict) else None
+
+
+def _used(function: Any, seen: set[str]) -> list[str]:
+    """The values that a function takes from its module, and the functions of that module that it calls, as text."""
+    function = inspect.unwrap(getattr(function, "__func__", function)) if function is not None else None
+    code = getattr(function, "__code__", None)
+    found: list[str] = []
+    for name in sorted(set(code.co_names)) if code is not None else []:
+        value = getattr(function, "__globals__", {}).get(name)
+        if name in seen or value is None:
+            continue
+        seen.add(name)
+        if inspect.isfunction(value) and value.__module__ == function.__module__:
+            with contextlib.suppress(OSError, TypeError):
+                found.append(inspect.getsource(value))
+            found += _used(value, seen)
+        elif (shown := _shown(value)) is not None:
+            found.append(f"{name}={shown}")
+    return found

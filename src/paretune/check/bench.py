@@ -254,7 +254,10 @@ class Bench:
                         elapsed[name] += block["elapsed_s"]
                         spent[name].append(Spent(**block["spent"]))
             disturbance = before.until(Snapshot.now(pids))
-        memory = {name: children[name].memory() for name in mine}
+        memory = {}
+        for name in mine:
+            with _blaming(name, True):
+                memory[name] = children[name].memory()
         standing = [companion.id for companion in self.companions]
         return {
             name: BatchRun(
@@ -312,7 +315,7 @@ class Bench:
             part = split if limit is None else split.head(limit * batch)
             root = self.scratch / f"feed-{len(self._feeds)}"
             batches = feeds(part, artifact, batch)
-            whole = (arrays for arrays in batches if limit is None or len(arrays[0]) == min(batch, len(part)))
+            whole = (arrays for arrays in batches if limit is None or len(arrays[0]) in (batch, len(part)))
             if limit is not None and len(part) < batch:
                 whole = (tuple(tile(array, batch) for array in arrays) for arrays in whole)
             self._feeds[key] = Feed.write(whole, root)

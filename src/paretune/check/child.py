@@ -208,15 +208,16 @@ class _Session:
         step = max(1, int(min(request["count"], request["seconds"] / pace) / 60))
         done, limit = 0, began + request["seconds"]
         found: dict[str, list[Any]] = {"inferences": [], "anon_bytes": []}
-        first = anonymous()
+        first, stopped = anonymous(), False
         while done < request["count"] and time.perf_counter() < limit:
             self._warm(batch, 0.0, step)
             done += step
             found["inferences"].append(done)
             found["anon_bytes"].append(now := anonymous())
             if first is not None and now is not None and now - first > request["most_bytes"]:
+                stopped = True
                 break
-        return {**found, "elapsed_s": time.perf_counter() - began}
+        return {**found, "elapsed_s": time.perf_counter() - began, "stopped": stopped}
 
     def infer(self, request: dict[str, Any]) -> dict[str, Any]:
         """Run every batch of a feed once and write each output, batches end to end, as ``N.npy``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -93,5 +94,11 @@ def _slope(x: Array, y: Array, level: float) -> Estimate:
 
 
 def growth_of(told: dict[str, Any]) -> Growth:
-    """The growth from what a child answered to ``soak``."""
+    """The growth from what a child answered to ``soak``; a pass that it broke off for its growth leaks beyond doubt."""
+    done, taken = told["inferences"], told["anon_bytes"]
+    if told.get("stopped") and len(done) < LEAST:
+        gained = 1000.0 * (taken[-1] - taken[0]) / (done[-1] - done[0]) if len(done) > 1 else math.inf
+        found = Estimate(gained, 0.0, math.inf)
+        text = f"memory leaks: the pass was broken off after {done[-1]:,} inferences, so fast did it grow"
+        return Growth("leaking", found, done[-1], told["elapsed_s"], text)
     return growth(told["inferences"], told["anon_bytes"], told["elapsed_s"])

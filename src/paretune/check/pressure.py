@@ -7,6 +7,7 @@ slower they become is told, not judged.
 from __future__ import annotations
 
 import contextlib
+import math
 import subprocess
 import sys
 import threading
@@ -142,7 +143,9 @@ def _figures(quiet: Reply, pressed: list[Reply]) -> dict[str, float]:
     latencies = [value for reply in pressed for value in reply.latencies_ms]
     slowest = max(reply.elapsed_s for reply in pressed)
     moved = max(max(reply.worst, distance(quiet.answers[0], reply.answers[0])) for reply in pressed)
-    span = max((float(np.ptp(part)) for part in quiet.answers[0] if part.size), default=0.0) or 1.0
+    finite = [part[np.isfinite(part)] for part in quiet.answers[0]]
+    span = max((float(np.ptp(part)) for part in finite if part.size), default=0.0) or 1.0
+    moved = math.inf if math.isnan(moved) else moved
     before, after = float(np.median(quiet.latencies_ms)), float(np.median(latencies))
     return {
         "quiet_ms": before, "pressed_ms": after, "slowdown": after / before if before else 0.0,

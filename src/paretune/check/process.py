@@ -172,12 +172,14 @@ class Child:
             self._answers.put("")  # whoever asks again is told the same
             died = MeasureError(self._last_words(command), where=self.target.name)
             # the system's way of ending what takes too much memory
-            died.passing = self._process.poll() == -9
+            died.passing = self._process.poll() == -9 or _lacks_memory(str(died))
             self.close()
             raise died
         answer: dict[str, Any] = json.loads(line)
         if not answer.pop("ok"):
-            raise MeasureError(f"{command} failed: {answer['error']}", where=self.target.name)
+            failed = MeasureError(f"{command} failed: {answer['error']}", where=self.target.name)
+            failed.passing = _lacks_memory(answer["error"])
+            raise failed
         return answer
 
     def _last_words(self, command: str) -> str:
@@ -282,3 +284,8 @@ class Child:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _lacks_memory(text: str) -> bool:
+    """Whether a failure is for want of memory, which the machine may have another time."""
+    return any(sign in text for sign in ("MemoryError", "bad_alloc", "bad allocation", "can't allocate memory"))

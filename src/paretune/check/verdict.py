@@ -209,7 +209,7 @@ def _merit(
             return Estimate(math.nan, math.nan, math.nan)
         speed = {number: logs for number, logs in saved.items() if logs is not None}
     elif name == "throughput":
-        speed = {number: _rate_ratio(speed[number], trial.runs[number]) for number in runs}
+        speed = {number: _rate_ratio(baseline, trial.runs[number]) for number in runs}
     return _pace(speed, runs, budget.confidence, rough)
 
 
@@ -222,11 +222,14 @@ def _saving(baseline: Measurement, run: BatchRun, budget: Budget) -> Array | Non
     return log_saving(ours, (run.blocks, run.spent), run.sessions, budget.rates)
 
 
-def _rate_ratio(speed: Array, run: BatchRun) -> Array:
-    """Throughput over the baseline's: the ratio of latencies, times how many callers were answered at once."""
+def _rate_ratio(baseline: Measurement, run: BatchRun) -> Array:
+    """Throughput over the baseline's: the ratio of mean latencies, times how many callers were answered at once."""
+    beside = run.beside[baseline.id] if baseline.id in run.beside else baseline.runs[run.batch].blocks
     mean_ms = float(np.mean(np.concatenate([np.asarray(block) for block in run.blocks])))
     at_once = run.rows_per_s * mean_ms / 1e3 / run.batch
-    return speed + math.log(at_once)
+    ours, theirs = mean_logs(beside, run.sessions), mean_logs(run.blocks, run.sessions)
+    units = min(len(ours), len(theirs))
+    return ours[:units] - theirs[:units] + math.log(at_once)
 
 
 def _findings(

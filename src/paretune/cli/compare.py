@@ -31,8 +31,13 @@ def compare(
     """Time A and B in turns, processes opened anew again and again: is A faster, slower, or is no difference shown?"""
     from paretune import tables, terminal
     from paretune.compare import compare as run
+    from paretune.errors import CallError
     from paretune.optimize import seconds_of
 
+    if not 0.5 <= confidence < 1:
+        raise CallError(
+            f"{confidence} is no confidence", where="--confidence", do="give one from 0.5 to below 1, as 0.95"
+        )
     work = None if workload is None else options.workload(workload, None, "accuracy")[0]
     result, words = terminal.consoles(json)
     with terminal.Progress(words) as progress:

@@ -34,7 +34,7 @@ from paretune.check.loadgen import Loadgen, LoadgenSummary, drive
 from paretune.check.machine import default_threads, fingerprint, measuring_lock
 from paretune.check.process import Child
 from paretune.load import batches_of
-from paretune.measure import subject_of, synthetic
+from paretune.subject import subject_of, synthetic
 
 FIGURES = {
     "single-stream": ("p50", "p90", "p99"),

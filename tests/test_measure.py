@@ -11,14 +11,13 @@ import numpy as np
 import pytest
 
 from paretune.ask import plugin
-from paretune.ask.artifact import Artifact
 from paretune.ask.workload import Workload
 from paretune.build.candidate import Candidate
 from paretune.build.recipe import Recipe
 from paretune.check.plan import Plan
 from paretune.deliver.bundle import pack
 from paretune.errors import CallError, PluginError, WorkloadError
-from paretune.measure import Measured, measure, synthetic
+from paretune.measure import Measured, measure
 from paretune.testing import samples
 
 measuring = import_module("paretune.measure")  # the package offers the function under the module's name
@@ -101,24 +100,3 @@ def test_a_wrong_call_is_told(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "model.txt").write_text("x")
     with pytest.raises(WorkloadError):
         measure(tmp_path / "model.txt")
-
-
-def test_synthetic_inputs_fit_the_model_and_are_seeded() -> None:
-    artifact = samples.artifact("onnx")
-    one, same, other = (synthetic(artifact, 5, seed) for seed in (0, 0, 1))
-    assert one.digest == same.digest != other.digest
-    (batch,) = one.batches(5)
-    (x,) = batch.inputs
-    assert (x.shape[1:], x.dtype) == (samples.SHAPE, np.float32)
-    assert abs(x.mean()) < 0.3
-
-
-def test_synthetic_whole_numbers_are_zeros_and_ones(tmp_path: Path) -> None:
-    from paretune.ask.artifact import TensorSpec
-
-    specs = (TensorSpec("ids", "int64", ("batch", "length")), TensorSpec("mask", "bool", ("batch", 4)))
-    artifact = Artifact("onnx", tmp_path, {}, specs, ())
-    (batch,) = synthetic(artifact, 3, 0).batches(3)
-    assert [array.shape for array in batch.inputs] == [(3, measuring.FREE_AXIS), (3, 4)]
-    assert [array.dtype.name for array in batch.inputs] == ["int64", "bool"]
-    assert set(batch.inputs[0].ravel()) == {0, 1}

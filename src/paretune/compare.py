@@ -25,7 +25,7 @@ from paretune.check.plan import COMPARE
 from paretune.check.statistics import Array, Estimate, drop, log_ratios, ratio
 from paretune.deliver.trial import timing
 from paretune.errors import CallError, DataError
-from paretune.measure import ANSWER_BATCH, subject_of, synthetic
+from paretune.subject import answer_rows, subject_of, synthetic
 
 Outcome = Literal["faster", "slower", "no difference shown"]
 
@@ -196,12 +196,9 @@ def _timed(
 def _scored(
     bench: Bench, subjects: tuple[Subject, Subject], heldout: Split, sizes: tuple[int, ...]
 ) -> dict[str, tuple[Array, Array]]:
-    answers = []
-    for subject in subjects:
-        fixed = subject.artifact.inputs[0].shape[0]
-        rows = fixed if isinstance(fixed, int) else max(*sizes, ANSWER_BATCH)
-        answers.append(bench.answer(subject, heldout, "heldout", rows))
-    ours, theirs = answers
+    ours, theirs = (
+        bench.answer(subject, heldout, "heldout", answer_rows(subject.artifact, sizes)) for subject in subjects
+    )
     return {name: (values, theirs.scores[name]) for name, values in ours.scores.items()}
 
 

@@ -41,6 +41,10 @@ def confirm(loop: Loop) -> None:
             loop.stopped = "time" if loop.stopped == "finished" else loop.stopped
             continue
         opened += 1
+        loop.journal.say("progress", f"confirming {trial.candidate.title}")
+        trial.confirmed = _refused(loop, trial, measured[trial.id])
+        if trial.confirmed is not None:
+            continue
         try:
             _answer_baseline(loop)
         except MeasureError as error:
@@ -52,10 +56,9 @@ def confirm(loop: Loop) -> None:
             trial.why = f"failed while being confirmed: {error}"
             loop.stopped_at = trial
             continue
-        if trial.confirmed.data == "heldout":
-            loop.journal.tell(trial)
-            if trial.confirmed.verdict != "meets":
-                loop.stopped_at = trial
+        loop.journal.tell(trial)
+        if trial.confirmed.verdict != "meets":
+            loop.stopped_at = trial
     _soak(loop)
 
 
@@ -102,6 +105,36 @@ def _measured(loop: Loop, trials: Sequence[Trial], plan: Plan, hurried: bool) ->
     return {}
 
 
+def _refused(loop: Loop, trial: Trial, measured: Measurement) -> Verdict | None:
+    """The verdict on what misses a limit on speed, memory, size or spending; held-out data is not opened for it."""
+    base = loop.baseline.measurement
+    assert base is not None
+    limits = tuple(limit for limit in loop.budget.limits if limit.name != "drop")
+    without_drop = dataclasses.replace(loop.budget, limits=limits)
+    first = judge(base, measured, without_drop, None, loop.reference_id)
+    if first.verdict == "meets":
+        return None
+    told = min(first.findings, key=lambda finding: ("breaks", "undecided", "meets").index(finding.verdict))
+    trial.why = f"measured anew, {told.text}"
+    assert trial.ranked is not None
+    # what was found on the ranking data still stands beside the new figures
+    drops = tuple(finding for finding in trial.ranked.findings if finding.limit.name == "drop")
+    return dataclasses.replace(
+        trial.ranked,
+        verdict=first.verdict,
+        findings=(*first.findings, *drops),
+        merit=first.merit,
+        pace=first.pace,
+        improves=first.improves,
+        slower=first.slower,
+        speedups=first.speedups,
+        reference_speedups=first.reference_speedups,
+        measurement=first.measurement,
+        energy=first.energy,
+        cost=first.cost,
+    )
+
+
 def _answer_baseline(loop: Loop) -> None:
     """The original's answers to held-out; its failure is no finding on a candidate, and is tried once again."""
     base = loop.baseline.measurement
@@ -117,33 +150,9 @@ def _answer_baseline(loop: Loop) -> None:
 
 
 def _tested(loop: Loop, trial: Trial, measured: Measurement) -> Verdict:
-    """Speed, memory and size first; held-out data is opened only for what meets those limits."""
+    """The whole verdict, with the answers to held-out data."""
     base = loop.baseline.measurement
     assert base is not None
-    loop.journal.say("progress", f"confirming {trial.candidate.title}")
-    limits = tuple(limit for limit in loop.budget.limits if limit.name != "drop")
-    without_drop = dataclasses.replace(loop.budget, limits=limits)
-    first = judge(base, measured, without_drop, None, loop.reference_id)
-    if first.verdict != "meets":
-        told = min(first.findings, key=lambda finding: ("breaks", "undecided", "meets").index(finding.verdict))
-        trial.why = f"measured anew, {told.text}"
-        assert trial.ranked is not None
-        # what was found on the ranking data still stands beside the new figures
-        drops = tuple(finding for finding in trial.ranked.findings if finding.limit.name == "drop")
-        return dataclasses.replace(
-            trial.ranked,
-            verdict=first.verdict,
-            findings=(*first.findings, *drops),
-            merit=first.merit,
-            pace=first.pace,
-            improves=first.improves,
-            slower=first.slower,
-            speedups=first.speedups,
-            reference_speedups=first.reference_speedups,
-            measurement=first.measurement,
-            energy=first.energy,
-            cost=first.cost,
-        )
     answers = loop.bench.answer(loop.subject(trial), loop.data.heldout, "heldout", loop.answer_batch)
     whole = dataclasses.replace(measured, answers={"heldout": answers})
     return judge(base, whole, loop.budget, "heldout", loop.reference_id)

@@ -21,7 +21,7 @@ from paretune.check.load import QUANTILES, SAMPLES, Schedule, Trace, summarise
 from paretune.check.machine import default_threads, fingerprint, measuring_lock
 from paretune.check.process import Child
 from paretune.errors import CallError, MeasureError
-from paretune.measure import subject_of, synthetic
+from paretune.subject import subject_of, synthetic
 
 SHARE = 0.7
 """The server shape's rate where none is given, of what single-stream answers."""

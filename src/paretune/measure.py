@@ -10,10 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from paretune.ask import plugin, source
-from paretune.ask.artifact import Artifact
 from paretune.ask.budget import Budget
 from paretune.ask.data import Split
 from paretune.ask.event import Broadcast, Observer
@@ -24,16 +20,11 @@ from paretune.build.store import Store
 from paretune.check.bench import Bench
 from paretune.check.growth import INFERENCES, SOAK_S, Growth
 from paretune.check.machine import default_threads, fingerprint
-from paretune.check.measurement import Measurement, Subject
+from paretune.check.measurement import Measurement
 from paretune.check.plan import CONFIRM
 from paretune.check.verdict import judge
-from paretune.deliver.bundle import MANIFEST, Bundle
-from paretune.errors import CallError, PluginError
-
-ANSWER_BATCH = 32
-"""Batch size for scores, where the model leaves it free and no larger one is asked."""
-FREE_AXIS = 16
-"""Length given to a free axis other than the batch where no data says one."""
+from paretune.errors import CallError
+from paretune.subject import answer_rows, subject_of, synthetic
 
 
 @dataclass(frozen=True)
@@ -123,12 +114,10 @@ def measure(
             {} if workload is None else named(workload.score),
         )  # fmt: skip
         try:
-            fixed = subject.artifact.inputs[0].shape[0]
             sample = heldout or synthetic(subject.artifact, 8 * max(sizes), seed)
             measured = bench.latency([subject], sample, sizes, CONFIRM)[subject.id]
             if heldout is not None:
-                rows = fixed if isinstance(fixed, int) else max(*sizes, ANSWER_BATCH)
-                answers = bench.answer(subject, heldout, "heldout", rows)
+                answers = bench.answer(subject, heldout, "heldout", answer_rows(subject.artifact, sizes))
                 measured = dataclasses.replace(measured, answers={"heldout": answers})
             growth = bench.soak(subject, sample, max(sizes), INFERENCES, SOAK_S) if soak else None
         finally:
@@ -136,50 +125,3 @@ def measure(
         return Measured(title, measured, subject.target.name, machine, warnings, rates, growth)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def subject_of(
-    what: Path, target: str | None, heldout: Split | None, scratch: Path, machine: dict[str, Any]
-) -> tuple[Subject, str, Any, tuple[str, ...]]:
-    if not what.exists():
-        raise CallError("does not exist", where=str(what), do="name a bundle's directory, or an .onnx or .pt2 file")
-    if what.is_dir():
-        if not (what / MANIFEST).is_file():
-            raise CallError("is no bundle", where=str(what), do="name a directory that `paretune pack` or a run wrote")
-        bundle = Bundle.open(what)
-        subject, title = bundle.subject, str(bundle.manifest["title"])
-        elsewhere = bundle.manifest["machine"]["digest"] != machine["digest"]
-        there = bundle.manifest["machine"].get("cpu", "another machine")
-        warning = f"the bundle's evidence was made on another machine or with other versions ({there})"
-        warnings = (warning,) if elsewhere else ()
-        native: Any = source.native_of(subject.artifact.form)
-    else:
-        into = scratch / "model"
-        into.mkdir()
-        artifact, door = source.find(str(what), heldout, into)
-        kind = plugin.usable("targets", [door.home])[door.home]
-        subject, title, warnings, native = Subject("model", artifact, kind.light(False)[0]), what.name, (), door.native
-    if target is not None:
-        kind = plugin.usable("targets", [target])[target]
-        if subject.artifact.form not in kind.accepts:
-            raise PluginError(
-                f"{target} does not open form {subject.artifact.form}", where=str(what),
-                do="use `paretune optimize` to carry the model there",
-            )  # fmt: skip
-        subject = dataclasses.replace(subject, target=kind.light(False)[0])
-    return subject, title, native, warnings
-
-
-def synthetic(artifact: Artifact, count: int, seed: int) -> Split:
-    """Seeded random inputs of the right shape and dtype: normal floats, and zeros and ones for whole numbers."""
-    random = np.random.default_rng(seed)
-
-    def one() -> tuple[Any, None]:
-        arrays = []
-        for spec in artifact.inputs:
-            shape = [size if isinstance(size, int) else FREE_AXIS for size in spec.shape[1:]]
-            whole = np.dtype(spec.dtype).kind in "iub"
-            arrays.append((random.integers(0, 2, shape) if whole else random.normal(size=shape)).astype(spec.dtype))
-        return tuple(arrays), None
-
-    return Split.whole([one() for _ in range(count)], None, "synthetic")

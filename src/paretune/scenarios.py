@@ -28,9 +28,9 @@ from paretune.check.probe import Probe
 from paretune.check.scenario import Scenario, fitting, matches, read, shipped, staged
 from paretune.check.statistics import drop
 from paretune.check.view import View, views
-from paretune.deliver.bundle import MANIFEST, Bundle
 from paretune.deliver.scenarios import Finding, Scenarios
 from paretune.errors import CallError, DataError, MeasureError
+from paretune.subject import bundle_of, made_elsewhere
 
 LIMIT = 500
 """Held-out examples that are drawn unless another number is asked."""
@@ -107,12 +107,12 @@ def _prepared(
     place: Path, workload: Workload, baseline: str | Path | None, limit: int, batch: int, seed: int,
     machine: dict[str, Any], scratch: Path, store: str | Path | None, observers: Sequence[Observer],
 ) -> _Run:  # fmt: skip
-    packed = _opened(place)
+    packed = bundle_of(place)
     split = Split.whole(workload.heldout, workload.collate, "heldout").take(limit, seed)
     if next(split.head(1).batches(1)).labels is None:
         raise DataError("has no labels", where="heldout", do="return (inputs, label) items: scores need the truth")
     if baseline is not None:
-        kept = _opened(Path(baseline))
+        kept = bundle_of(Path(baseline))
         original, native = kept.subject, source.native_of(kept.artifact.form)
     else:
         into = scratch / "original"
@@ -129,19 +129,11 @@ def _prepared(
     )
     # what stands as a companion stays open between scenarios
     bench.companions.extend(subjects)
-    there = packed.manifest["machine"]
-    elsewhere = f"the bundle's evidence was made on another machine ({there.get('cpu', 'not known')})"
     return _Run(
         bench, *subjects, split, views(split, [spec.name for spec in subjects[0].artifact.inputs]),
         int(fixed[0]) if fixed else batch, str(packed.manifest["title"]), scratch, seed, Broadcast.to(observers),
-        (elsewhere,) if there["digest"] != machine["digest"] else (),
+        made_elsewhere(packed, machine),
     )  # fmt: skip
-
-
-def _opened(place: Path) -> Bundle:
-    if not (place / MANIFEST).is_file():
-        raise CallError("is no bundle", where=str(place), do="name a directory that `paretune pack` or a run wrote")
-    return Bundle.open(place)
 
 
 @dataclass

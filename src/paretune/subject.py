@@ -1,0 +1,115 @@
+"""What a person names to be measured, a bundle or a model file, and inputs for it where there are no data."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from paretune.ask import plugin, source
+from paretune.ask.artifact import Artifact
+from paretune.ask.data import Split
+from paretune.check.measurement import Subject
+from paretune.deliver.bundle import MANIFEST, Bundle
+from paretune.errors import CallError, PluginError
+
+ANSWER_BATCH = 32
+"""Batch size for scores, where the model leaves it free and no larger one is asked."""
+FREE_AXIS = 16
+"""Length given to a free axis other than the batch where no data says one."""
+
+
+def subject_of(
+    what: Path, target: str | None, heldout: Split | None, scratch: Path, machine: dict[str, Any]
+) -> tuple[Subject, str, Any, tuple[str, ...]]:
+    """What a person named on the command line, ready to be measured.
+
+    Parameters
+    ----------
+    what
+        A bundle's directory, an ``.onnx`` or a ``.pt2`` file.
+    target
+        Overrules the bundle's target, or the home of the model's source.
+    heldout
+        Examples that the model's source may look at; None where there is no data.
+    scratch
+        An existing directory for the model's artefact.
+
+    Returns
+    -------
+    tuple
+        The subject, its title, what makes tensors of arrays for a user's scores, and warnings.
+
+    Raises
+    ------
+    CallError, PluginError, ArtifactError
+        If it does not exist, cannot be opened, or the target does not take its form.
+    """
+    if not what.exists():
+        raise CallError("does not exist", where=str(what), do="name a bundle's directory, or an .onnx or .pt2 file")
+    if what.is_dir():
+        bundle = bundle_of(what)
+        subject, title = bundle.subject, str(bundle.manifest["title"])
+        warnings = made_elsewhere(bundle, machine)
+        native: Any = source.native_of(subject.artifact.form)
+    else:
+        into = scratch / "model"
+        into.mkdir()
+        artifact, door = source.find(str(what), heldout, into)
+        kind = plugin.usable("targets", [door.home])[door.home]
+        subject, title, warnings, native = Subject("model", artifact, kind.light(False)[0]), what.name, (), door.native
+    if target is not None:
+        kind = plugin.usable("targets", [target])[target]
+        if subject.artifact.form not in kind.accepts:
+            raise PluginError(
+                f"{target} does not open form {subject.artifact.form}", where=str(what),
+                do="use `paretune optimize` to carry the model there",
+            )  # fmt: skip
+        subject = dataclasses.replace(subject, target=kind.light(False)[0])
+    return subject, title, native, warnings
+
+
+def bundle_of(place: Path) -> Bundle:
+    """The bundle in a directory.
+
+    Raises
+    ------
+    CallError, ArtifactError
+        If there is none, or it was changed.
+    """
+    if not (place / MANIFEST).is_file():
+        raise CallError("is no bundle", where=str(place), do="name a directory that `paretune pack` or a run wrote")
+    return Bundle.open(place)
+
+
+def made_elsewhere(bundle: Bundle, machine: Mapping[str, Any]) -> tuple[str, ...]:
+    """A warning where a bundle's evidence is of another machine, or of other versions."""
+    there = bundle.manifest["machine"]
+    if there["digest"] == machine["digest"]:
+        return ()
+    name = there.get("cpu", "another machine")
+    return (f"the bundle's evidence was made on another machine or with other versions ({name})",)
+
+
+def answer_rows(artifact: Artifact, sizes: Sequence[int]) -> int:
+    """The batch size in which held-out data is answered: the model's own where it is fixed."""
+    fixed = artifact.inputs[0].shape[0]
+    return fixed if isinstance(fixed, int) else max(*sizes, ANSWER_BATCH)
+
+
+def synthetic(artifact: Artifact, count: int, seed: int) -> Split:
+    """Seeded random inputs of the right shape and dtype: normal floats, and zeros and ones for whole numbers."""
+    random = np.random.default_rng(seed)
+
+    def one() -> tuple[Any, None]:
+        arrays = []
+        for spec in artifact.inputs:
+            shape = [size if isinstance(size, int) else FREE_AXIS for size in spec.shape[1:]]
+            whole = np.dtype(spec.dtype).kind in "iub"
+            arrays.append((random.integers(0, 2, shape) if whole else random.normal(size=shape)).astype(spec.dtype))
+        return tuple(arrays), None
+
+    return Split.whole([one() for _ in range(count)], None, "synthetic")

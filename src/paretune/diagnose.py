@@ -21,7 +21,8 @@ from paretune.check import power
 from paretune.check.machine import default_threads, fingerprint
 
 FLIPS = (0.0, 0.005, 0.01, 0.03, 0.05, 0.1)
-"""Shares of examples that only one of the two gets right. INT8 after training flips 0.5 to 2 %, pruning 6 to 13 %."""
+"""Shares of examples that only one of the two gets right. Residual networks on CIFAR-10 were measured to flip 0.5 to
+1.8 % of their answers by INT8 after training, 6 to 13 % by pruning."""
 POWER = 0.8
 DOUBTFUL = 0.5
 """A limit whose proof is less likely than this at a typical drop is warned of."""

@@ -16,7 +16,7 @@ from scipy import optimize, special, stats
 from paretune.check.score_interval import paired_shares, quantile
 
 TYPICAL_DROP = 0.3
-"""A true drop in pp that post-training INT8 often costs: what a limit should still be provable at."""
+"""A small true drop in pp, assumed: what a limit should still be provable at."""
 MOST_EXAMPLES = 10**9
 
 

@@ -27,8 +27,8 @@ def paired_shares(lost: int, won: int, count: int, confidence: float = 0.95) -> 
     """Interval of (lost − won) / count: the middle between :func:`tango` and :func:`newcombe`.
 
     ``lost`` examples only the first gets right, ``won`` only the second, of ``count``. Enumerated over flip rates, 95 %
-    intervals of Tango cover 93 % where about five flips are expected, and Newcombe's up to 98 % where ten or more are;
-    the mean of their ends covers 94.6 % or more everywhere and at most 97 % from ten expected flips on.
+    intervals of Tango cover 93 % at the least, and Newcombe's up to 98 % where ten or more flips are expected; the mean
+    of their ends covers 94.6 % or more everywhere and at most 97 % from ten expected flips on.
     """
     ours, theirs = tango(lost, won, count, confidence), newcombe(lost, won, count, confidence)
     return (ours[0] + theirs[0]) / 2, (ours[1] + theirs[1]) / 2

@@ -2,9 +2,10 @@
 
     python benchmarks/planted.py BUNDLE --out runs/planted
 
-Compares the bundle with itself (60 times: a procedure at 95 % may call at most 9 different, the 99 % bound), then with
-itself on a runner that waits 3 % longer (50 times: at least 80 % must be called faster). Needs a machine that does
-nothing else. Every comparison is written to OUT/planted.jsonl as it is made; a run that was cut short goes on there.
+Compares the bundle with itself (60 times: a procedure at 95 % may call at most 9 different, the 99.9 % bound, as ten or
+more come by chance in 0.07 % of such series), then with itself on a runner that waits 3 % longer (50 times: at least
+80 % must be called faster). Needs a machine that does nothing else. Every comparison is written to OUT/planted.jsonl as
+it is made; a run that was cut short goes on there.
 """
 
 from __future__ import annotations

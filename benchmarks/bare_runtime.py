@@ -125,7 +125,7 @@ def main() -> None:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--reference", type=Path, required=True, help="the FP32 model.onnx to compare with")
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--sessions", type=int, default=6, help="processes; with 1, only its ratio is printed")
+    parser.add_argument("--sessions", type=int, default=12, help="processes; with 1, only its ratio is printed")
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--seconds", type=float, default=0.15, help="of each block")
     asked = parser.parse_args()

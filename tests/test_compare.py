@@ -74,8 +74,10 @@ def test_much_less_work_is_faster_both_ways(tmp_path: Path) -> None:
 
 def test_scores_are_compared_where_there_is_data(tmp_path: Path) -> None:
     mine = bundle(tmp_path / "b")
-    workload = Workload("w", samples.module(), None, samples.Images(40))
+    workload = Workload("w", samples.module(), None, samples.Images(40), {"accuracy": "accuracy", "m": "matthews"})
     said = plain(compare(mine, mine, workload, threads=1))
+    assert said["drops"]["m"]["value"] == 0
+    assert said["drops"]["m"]["high"] > 0
     assert said["drops"]["accuracy"]["value"] == 0
     assert said["drops"]["accuracy"]["unit"] == "pp"
     assert len(said["warnings"]) == 1, "made on another machine: said once, not for each side"

@@ -36,6 +36,14 @@ def test_what_held_out_data_can_prove_is_said_for_every_rate_of_flips() -> None:
     assert any("will most likely stay undecided: 200 held-out examples" in text for text in said["warnings"])
 
 
+def test_of_a_score_of_the_whole_set_no_power_is_claimed() -> None:
+    both = Workload("mine", samples.module(), None, samples.Images(200), {"accuracy": "accuracy", "f1": "f1"})
+    said = plain(diagnose(both, "drop.accuracy<=1pp, drop.f1<=2pp"))
+    assert {row["limit"] for row in said["limits"]} == {"drop.accuracy<=1pp"}
+    assert any(text.startswith("what this data can prove of f1 is not known") for text in said["warnings"])
+    assert said["data"]["scores"] == ["accuracy", "f1"]
+
+
 def test_the_model_and_the_candidates_are_told_without_building() -> None:
     said = plain(diagnose(workload(20), targets=["onnxruntime", "torch"]))
     assert said["data"]["heldout"] == 20

@@ -58,7 +58,17 @@ def two_inputs() -> paretune.Workload:
         assert isinstance(outputs["hidden"], torch.Tensor), "a score sees what the model returns"
         return 1 / (1 + outputs["hidden"].abs().mean(1))
 
-    scores: dict[str, Any] = {"accuracy": "accuracy", "small": small_hidden}
+    def hidden(outputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        assert isinstance(outputs["hidden"], torch.Tensor), "what is kept is taken of what the model returns"
+        return outputs["hidden"]
+
+    def spread(kept: np.ndarray, labels: np.ndarray) -> float:
+        assert kept.shape == (len(labels), 64)
+        return float(kept.std())
+
+    scores: dict[str, Any] = {
+        "accuracy": "accuracy", "small": small_hidden, "f1": "f1", "spread": paretune.SetScore(spread, hidden),
+    }  # fmt: skip
     parts = {"low first id": lambda inputs, label: inputs["ids"][0] < 25}
     return paretune.Workload("two", net, train=items[:600], heldout=items[600:], score=scores, slices=parts)
 
@@ -86,12 +96,19 @@ def test_several_inputs_and_scores_by_name(tmp_path: Path, monkeypatch: pytest.M
         candidates("torch_to_onnx", "onnx_fold", "onnx_int8_dynamic"),
     ]
     run = paretune.optimize(
-        two_inputs(), "drop<=1pp, drop.small<=5%, energy<=1J", recipes=recipes, targets=["onnxruntime", "openvino"],
+        two_inputs(), "drop<=1pp, drop.small<=5%, drop.f1<=2%, drop.spread<=5%, energy<=1J", recipes=recipes, targets=["onnxruntime", "openvino"],
         time="2m", watts_per_core=3.0, out=tmp_path / "run", observers=[heard],
     )  # fmt: skip
     assert run.best is not None, run.why_none
-    assert set(run.best.entry["drops"]) == {"accuracy", "small"}
-    assert run.best.entry["drops"]["small"]["unit"] == "%"
+    assert set(run.best.entry["drops"]) == {"accuracy", "small", "f1", "spread"}
+    assert run.best.entry["drops"]["small"]["unit"] == run.best.entry["drops"]["f1"]["unit"] == "%"
+    whole = run.result["baseline"]["scores"]["f1"]
+    assert whole["value"] == 1, "the labels are the original's own answers"
+    assert 0.9 < whole["low"] < 1
+    said = {finding["limit"]: finding for finding in run.best.entry["findings"]}
+    assert said["drop.f1<=2%"]["verdict"] == "meets"
+    assert said["drop.f1<=2%"]["low"] <= run.best.entry["drops"]["f1"]["value"] <= said["drop.f1<=2%"]["high"] <= 2
+    assert set(run.best.entry["slices"]) == {"accuracy", "small"}, "a score of the whole set has no worst slice"
     for score, report in run.best.entry["slices"].items():
         assert {one["name"] for one in report["slices"]} == {"class 0", "class 1", "class 2", "low first id"}, score
         assert sum(one["count"] for one in report["slices"] if one["name"].startswith("class")) == 900

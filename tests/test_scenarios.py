@@ -198,6 +198,9 @@ def test_data_that_cannot_be_scored_is_told(saturating: Path, tmp_path: Path) ->
         scenarios(saturating, bare)
     with pytest.raises(CallError, match="is no bundle"):
         scenarios(tmp_path, bare)
+    whole = Workload("whole", "model.onnx", None, items(10), "f1")
+    with pytest.raises(DataError, match="f1 is of a whole set"):
+        scenarios(saturating, whole)
 
 
 @pytest.mark.parametrize("kind", ["row", "tokens"])

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 from scipy import special
 
-from paretune.check.resampling import set_drop
+from paretune.check.jackknife import Metric, leave_out, whole_drop
+from paretune.check.statistics import Estimate
 from simulation.cell import Cell
 
 
@@ -34,6 +35,10 @@ PARTS = 100
 """Fewer than in use, for the simulation's sake: sets of 500 and 1,000 are left out in parts of 5 and 10."""
 
 
+def _drop(metric: Metric, base: np.ndarray, trial: np.ndarray, labels: np.ndarray) -> Estimate:
+    return whole_drop(*(leave_out(metric, side, labels, "simulated", PARTS) for side in (base, trial)))
+
+
 def f1_cells(runs: int, seed: int, counts: tuple[int, ...] = COUNTS) -> Iterator[Cell]:
     """A share of yes-or-no answers flips, anywhere or from right to wrong alone; 30 % are true."""
     for rate, name in ((0.01, "anywhere"), (0.05, "anywhere"), (0.2, "anywhere"), (0.05, "of right answers")):
@@ -45,7 +50,7 @@ def f1_cells(runs: int, seed: int, counts: tuple[int, ...] = COUNTS) -> Iterator
             for _ in range(runs):
                 labels, wrong = rng.random(count) < 0.3, rng.random(count) < 0.1
                 flipped = rng.random(count) < np.where(wrong, of_wrong, rate)
-                found = set_drop(f1, labels ^ wrong, labels ^ wrong ^ flipped, labels, parts=PARTS)
+                found = _drop(f1, labels ^ wrong, labels ^ wrong ^ flipped, labels)
                 held += found.low <= truth <= found.high
             yield Cell(f"F1, {100 * rate:g} % flip, {name}", f"n = {count:,}", held, runs)
 
@@ -66,7 +71,7 @@ def auc_cells(runs: int, seed: int, counts: tuple[int, ...] = COUNTS) -> Iterato
                 labels = rng.random(count) < 0.5
                 base = 2 * labels + rng.normal(0, 1, count)
                 trial = base + np.where(rng.random(count) < share, rng.normal(0, noise, count), 0)
-                found = set_drop(auc, base, trial, labels, parts=PARTS)
+                found = _drop(auc, base, trial, labels)
                 held += found.low <= truth <= found.high
             yield Cell(f"AUC, noise on {name}", f"n = {count:,}", held, runs)
 

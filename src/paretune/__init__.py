@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from paretune.ask.budget import Budget
+    from paretune.ask.set_score import SetScore
     from paretune.ask.workload import Workload
     from paretune.check.front import front
     from paretune.check.verdict import judge
@@ -27,6 +28,7 @@ _PLACES = {
     "Bundle": "paretune.deliver.bundle",
     "ParetuneError": "paretune.errors",
     "Run": "paretune.deliver.run",
+    "SetScore": "paretune.ask.set_score",
     "Workload": "paretune.ask.workload",
     "compare": "paretune.compare",
     "diagnose": "paretune.diagnose",
@@ -44,6 +46,7 @@ __all__ = [
     "Bundle",
     "ParetuneError",
     "Run",
+    "SetScore",
     "Workload",
     "compare",
     "diagnose",

@@ -18,11 +18,13 @@ from paretune.ask.event import Broadcast, Event, Observer
 from paretune.ask.score import UNBOUNDED, named
 from paretune.ask.workload import Workload
 from paretune.build.store import Store
+from paretune.check.answers import Answers
 from paretune.check.bench import Bench
 from paretune.check.machine import default_threads, fingerprint
 from paretune.check.measurement import Measurement, Subject
 from paretune.check.plan import COMPARE
-from paretune.check.statistics import Array, Estimate, drop, log_ratios, ratio
+from paretune.check.statistics import Array, Estimate, log_ratios, ratio
+from paretune.check.verdict import drop_of
 from paretune.deliver.trial import timing
 from paretune.errors import CallError, DataError
 from paretune.subject import answer_rows, subject_of, synthetic
@@ -41,7 +43,7 @@ class Comparison:
     targets: tuple[str, str]
     measurements: tuple[Measurement, Measurement]
     logs: Mapping[int, Array]
-    drops: Mapping[str, tuple[Array, Array]]
+    answers: tuple[Answers, Answers] | None
     machine: dict[str, Any]
     warnings: tuple[str, ...]
     seed: int
@@ -58,13 +60,15 @@ class Comparison:
     def drop(self, score: str, confidence: float = 0.95) -> tuple[Estimate, str]:
         """How much less A scores than B on the same examples, and the unit."""
         unit = "%" if score in UNBOUNDED else "pp"
-        ours, theirs = self.drops[score]
-        return drop(theirs, ours, unit, confidence), unit
+        if self.answers is None:
+            raise CallError("nothing was scored", where="drop", do="compare with a workload")
+        ours, theirs = self.answers
+        return drop_of(theirs, ours, score, unit, confidence), unit
 
     def describe(self, confidence: float = 0.95) -> dict[str, Any]:
         """Plain JSON: the outcome and the ratio over all and by batch size, and both sides' own figures."""
         drops = {}
-        for score in self.drops:
+        for score in (*self.answers[0].scores, *self.answers[0].wholes) if self.answers else ():
             found, unit = self.drop(score, confidence)
             drops[score] = {**found.describe(), "unit": unit}
         return {
@@ -153,7 +157,7 @@ def compare(
         try:
             sample = heldout or synthetic(first.artifact, 8 * max(sizes), seed)
             found = _timed(bench, (first, second), sample, sizes, seconds)
-            drops = {} if heldout is None else _scored(bench, (first, second), heldout, sizes)
+            answers = None if heldout is None else _answered(bench, (first, second), heldout, sizes)
         finally:
             bench.close()
     finally:
@@ -167,7 +171,7 @@ def compare(
         targets=(first.target.name, second.target.name),
         measurements=(found["a"], found["b"]),
         logs=logs,
-        drops=drops,
+        answers=answers,
         machine=machine,
         warnings=tuple(dict.fromkeys(warning for side in sides for warning in side[4])),
         seed=seed,
@@ -193,13 +197,13 @@ def _timed(
     return bench.latency(subjects, sample, sizes, COMPARE, enough, heard)
 
 
-def _scored(
+def _answered(
     bench: Bench, subjects: tuple[Subject, Subject], heldout: Split, sizes: tuple[int, ...]
-) -> dict[str, tuple[Array, Array]]:
+) -> tuple[Answers, Answers]:
     ours, theirs = (
         bench.answer(subject, heldout, "heldout", answer_rows(subject.artifact, sizes)) for subject in subjects
     )
-    return {name: (values, theirs.scores[name]) for name, values in ours.scores.items()}
+    return ours, theirs
 
 
 def _check_alike(a: Subject, b: Subject, names: tuple[str, str]) -> None:

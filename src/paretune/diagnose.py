@@ -12,9 +12,10 @@ from typing import Any
 
 from paretune.ask import plugin, source
 from paretune.ask.artifact import Artifact
-from paretune.ask.budget import Budget
+from paretune.ask.budget import Budget, Limit
 from paretune.ask.data import check_inputs
 from paretune.ask.score import named
+from paretune.ask.set_score import SetScore
 from paretune.ask.workload import Partition, Workload, partition
 from paretune.build.propose import light
 from paretune.check import power
@@ -40,6 +41,8 @@ class Diagnosis:
     machine: dict[str, Any]
     candidates: dict[str, int]
     missing: dict[str, str]
+    wholes: tuple[str, ...] = ()
+    """Those of ``scores`` that only a whole set has."""
 
     @property
     def power(self) -> list[dict[str, Any]]:
@@ -66,9 +69,13 @@ class Diagnosis:
                 "examples_needed": power.examples_needed(limit.value, rate, power=POWER, confidence=level),
             }
             for limit in self.budget.limits
-            if limit.name == "drop" and limit.unit == "pp"
+            if limit.name == "drop" and limit.unit == "pp" and not set(self._asked(limit)) <= set(self.wholes)
             for rate in FLIPS
         ]
+
+    def _asked(self, limit: Limit) -> list[str]:
+        """The scores whose drop a limit speaks of."""
+        return [name for name in self.scores if limit.name == "drop" and limit.score in (None, name)]
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -82,6 +89,12 @@ class Diagnosis:
                     f"prove it with a chance of {row['chance']:.0%} when 1 % of the answers flip and the true drop is "
                     f"{power.TYPICAL_DROP} pp; {more}"
                 )
+        whole = dict.fromkeys(name for limit in self.budget.limits for name in self._asked(limit) if name in self.wholes)
+        if whole:
+            found.append(
+                f"what this data can prove of {', '.join(whole)} is not known beforehand: such a score is of the whole "
+                f"set, and its interval comes from leaving examples out of the answers themselves"
+            )
         features = self.machine["features"]
         if features and not any("vnni" in name or name in ("asimddp", "i8mm", "amx_int8") for name in features):
             found.append("this CPU has no integer dot product: INT8 may well be slower than FP32 here")
@@ -140,17 +153,19 @@ def diagnose(
     usable = plugin.usable("targets", targets)
     here = {name: kind for name, kind in usable.items() if kind.light(False)[0].unavailable() is None}
     missing = {name: str(kind.light(False)[0].unavailable()) for name, kind in usable.items() if name not in here}
+    scores = named(workload.score)
     proposals = light(original.form, plugin.usable("techniques"), here, limits.asks("throughput"))
     counted = Counter(proposal.candidate.target.name for proposal in proposals)
     return Diagnosis(
         title=workload.name,
         data=data,
-        scores=tuple(named(workload.score)),
+        scores=tuple(scores),
         model=model,
         budget=limits,
         machine=fingerprint(threads or default_threads()),
         candidates=dict(counted),
         missing=missing,
+        wholes=tuple(name for name, score in scores.items() if isinstance(score, SetScore)),
     )
 
 

@@ -17,6 +17,7 @@ from paretune.ask import plugin, source
 from paretune.ask.data import Split, check_inputs
 from paretune.ask.event import Broadcast, Event, Observer
 from paretune.ask.score import named
+from paretune.ask.set_score import SetScore
 from paretune.ask.workload import Workload
 from paretune.build.store import Store
 from paretune.check import behaviour, excess, pressure
@@ -62,7 +63,7 @@ def scenarios(
     bundle
         The bundle's directory.
     workload
-        Whose held-out data and scores to use; its first score is judged.
+        Whose held-out data and scores to use; its first score of single examples is judged.
     baseline
         A bundle of the original; None: the workload's model on its source's home target.
     only
@@ -111,6 +112,12 @@ def _prepared(
     split = Split.whole(workload.heldout, workload.collate, "heldout").take(limit, seed)
     if next(split.head(1).batches(1)).labels is None:
         raise DataError("has no labels", where="heldout", do="return (inputs, label) items: scores need the truth")
+    scores = named(workload.score)
+    if all(isinstance(score, SetScore) for score in scores.values()):
+        raise DataError(
+            f"{', '.join(scores)} is of a whole set, and scenarios look at single examples", where="score",
+            do="add a score of one number per example beside it, as accuracy",
+        )  # fmt: skip
     if baseline is not None:
         kept = bundle_of(Path(baseline))
         original, native = kept.subject, source.native_of(kept.artifact.form)
@@ -125,7 +132,7 @@ def _prepared(
         check_inputs(split, subject.artifact)
     fixed = [one.artifact.inputs[0].shape[0] for one in subjects if isinstance(one.artifact.inputs[0].shape[0], int)]
     bench = Bench(
-        Store(Path(store) if store else scratch / "store"), machine, seed, Broadcast(()), native, named(workload.score)
+        Store(Path(store) if store else scratch / "store"), machine, seed, Broadcast(()), native, scores
     )
     # what stands as a companion stays open between scenarios
     bench.companions.extend(subjects)
@@ -295,8 +302,8 @@ class _Run:
 
     @property
     def score(self) -> str:
-        """The score that is judged: the first one."""
-        return next(iter(self.bench.scores))
+        """The score that is judged: the first of single examples."""
+        return next(name for name, score in self.bench.scores.items() if not isinstance(score, SetScore))
 
     @property
     def _clean(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:

@@ -42,8 +42,8 @@ class Workload:
     heldout
         What verdicts are made on; no technique and no ranking ever sees it.
     score
-        A built-in score by name, a function ``(outputs, labels)`` → one number per example (higher is better), or
-        several of them by name.
+        A built-in score by name, a function ``(outputs, labels)`` → one number per example (higher is better), a
+        :class:`~paretune.ask.set_score.SetScore` of the whole set (F1, AUC), or several of them by name.
     loss
         ``(outputs, labels)`` → scalar; None: cross-entropy for class labels, MSE for floats.
     collate

@@ -1,4 +1,4 @@
-"""Answers: what is kept of a model's outputs: a score for every example, and what is compared with the original."""
+"""Answers: what is kept of a model's outputs: its scores, and what is compared with the original."""
 
 from __future__ import annotations
 
@@ -6,16 +6,20 @@ import contextlib
 import hashlib
 import inspect
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from paretune.ask.artifact import Artifact
 from paretune.ask.data import as_array
-from paretune.ask.score import classes
+from paretune.ask.outputs import classes, first_tensor
+from paretune.ask.score import PerExample
+from paretune.ask.set_score import SetScore
 from paretune.ask.target import Arrays
+from paretune.check.jackknife import Whole, leave_out
 from paretune.errors import DataError, MeasureError, ParetuneError
 
 Array = np.ndarray[Any, Any]
@@ -25,15 +29,86 @@ Native = Callable[[Array], Any]
 @dataclass(frozen=True)
 class Answers:
     """Per-example scores [n] by name, what is compared with the original (classes, or the first output), and the
-    confidence [n] in each answer: the largest softmax probability, or the first output's mean where it is no class."""
+    confidence [n] in each answer: the largest softmax probability, or the first output's mean where it is no class.
+    ``wholes`` are the scores that only the whole set has."""
 
     scores: Mapping[str, Array]
     compared: Array
     confidence: Array
     data: str
+    wholes: Mapping[str, Whole] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.compared)
+
+    def save(self, path: Path) -> None:
+        """Write all but ``data`` as one ``.npz`` file of plain arrays."""
+        columns: dict[str, Array] = dict(self.scores)
+        columns |= {name: np.array([found.value, *found.without]) for name, found in self.wholes.items()}
+        saved = {f"score_{place}": columns[name] for place, name in enumerate(sorted(columns))}
+        np.savez(path, compared=self.compared, confidence=self.confidence, **saved)  # type: ignore[arg-type]
+
+    @classmethod
+    def read(cls, path: Path, scores: Mapping[str, PerExample | SetScore], data: str) -> Answers:
+        """What :meth:`save` wrote of answers to these scores."""
+        each: dict[str, Array] = {}
+        wholes: dict[str, Whole] = {}
+        with np.load(path, allow_pickle=False) as saved:
+            compared, confidence = saved["compared"], saved["confidence"]
+            for place, name in enumerate(sorted(scores)):
+                found = saved[f"score_{place}"]
+                if isinstance(scores[name], SetScore):
+                    wholes[name] = Whole(float(found[0]), found[1:], len(compared))
+                else:
+                    each[name] = found
+        # in the workload's order
+        order = [name for name in scores if name in each]
+        return cls({name: each[name] for name in order}, compared, confidence, data, wholes)
+
+
+def gathered(
+    batches: Iterable[tuple[Arrays, Any]],
+    scores: Mapping[str, PerExample | SetScore],
+    artifact: Artifact,
+    native: Native,
+    where: str,
+) -> Answers:
+    """All batches of (outputs, labels), scored.
+
+    Raises
+    ------
+    MeasureError
+        If an answer or a score is not finite.
+    DataError
+        If a score fails, or gives something of another shape than it should.
+    """
+    collected: dict[str, list[Array]] = {name: [] for name in scores}
+    compared, confidence, truth = [], [], []
+    for arrays, labels in batches:
+        answer = first_tensor(as_returned(arrays, artifact))
+        compared.append(compared_with(answer, labels))
+        confidence.append(confidence_of(answer, compared[-1]))
+        if not np.isfinite(confidence[-1]).all():
+            continue  # refused below; a score need not cope with it
+        truth.append(np.asarray(labels))
+        for name, score in scores.items():
+            if isinstance(score, SetScore):
+                collected[name].append(kept(name, score, arrays, artifact, native))
+            else:
+                collected[name].append(scored(name, score, arrays, labels, artifact, native))
+    certain = np.concatenate(confidence)
+    if wrong := int((~np.isfinite(certain)).sum()):
+        raise MeasureError(
+            f"answers are not finite for {wrong} of {len(certain)} examples", where=where,
+            do="look for an overflow: a wider precision may help",
+        )  # fmt: skip
+    each = {name: np.concatenate(collected[name]) for name, score in scores.items() if not isinstance(score, SetScore)}
+    wholes = {
+        name: leave_out(score.metric, concatenated(collected[name]), concatenated(truth), f"score {name}")
+        for name, score in scores.items()
+        if isinstance(score, SetScore)
+    }
+    return Answers(each, concatenated(compared), certain, "", wholes)
 
 
 def as_returned(arrays: tuple[Any, ...], artifact: Artifact) -> Any:
@@ -85,6 +160,32 @@ def scored(
     return found.reshape(-1)
 
 
+def kept(name: str, score: SetScore, arrays: Arrays, artifact: Artifact, native: Native) -> Array:
+    """What a score of the whole set keeps of a batch [n, ...]; a user's own function sees the framework's tensors.
+
+    Raises
+    ------
+    DataError
+        If the user's function fails, or gives something else than an array with a row for every example.
+    """
+    where = f"score {name}"
+    if score.keep is None:
+        return first_tensor(as_returned(arrays, artifact))
+    own = getattr(score.keep, "__module__", None) != "paretune.ask.set_score"
+    try:
+        found = as_array(score.keep(as_returned(tuple(map(native, arrays)) if own else arrays, artifact)), where)
+    except ParetuneError:
+        raise
+    except Exception as error:
+        raise DataError(f"failed: {error!r}", where=where) from error
+    if found.ndim == 0 or len(found) != len(arrays[0]):
+        raise DataError(
+            f"keep returned shape {found.shape} for {len(arrays[0])} examples", where=where,
+            do="return an array with a row for every example",
+        )  # fmt: skip
+    return found
+
+
 def concatenated(parts: list[Array]) -> Array:
     """Batches end to end; axes that differ in length (texts padded batch by batch) are filled up with -1."""
     shape = np.max([part.shape[1:] for part in parts], axis=0).astype(int)
@@ -117,8 +218,10 @@ def confidence_of(answers: Array, compared: Array) -> Array:
     return means
 
 
-def fingerprint_of(score: Callable[..., Any]) -> str:
+def fingerprint_of(score: Callable[..., Any] | SetScore) -> str:
     """Code and plain captured values of a score, so that a changed one is not answered from the store."""
+    if isinstance(score, SetScore):
+        return "".join(fingerprint_of(part) for part in (score.metric, score.keep) if part is not None)
     inner = getattr(score, "func", score)
     try:
         text = inspect.getsource(inner)

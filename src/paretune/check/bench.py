@@ -17,17 +17,10 @@ import numpy as np
 from paretune.ask.artifact import Artifact
 from paretune.ask.data import Split, feeds, tile
 from paretune.ask.event import Event, Observer
-from paretune.ask.score import first_tensor
+from paretune.ask.score import PerExample
+from paretune.ask.set_score import SetScore
 from paretune.build.store import Store, key_of
-from paretune.check.answers import (
-    Answers,
-    as_returned,
-    compared_with,
-    concatenated,
-    confidence_of,
-    fingerprint_of,
-    scored,
-)
+from paretune.check.answers import Answers, fingerprint_of, gathered
 from paretune.check.disturbance import Snapshot
 from paretune.check.feed import Feed
 from paretune.check.growth import Growth, growth_of
@@ -57,7 +50,7 @@ class Bench:
     seed: int
     observer: Observer
     native: Callable[[Array], Any]
-    scores: Mapping[str, Callable[[Any, Any], Any]]
+    scores: Mapping[str, PerExample | SetScore]
     companions: list[Subject] = field(default_factory=list)
     seconds: float = 0.0
     _children: dict[tuple[str, int], Child] = field(default_factory=dict)
@@ -119,9 +112,7 @@ class Bench:
             },
         )  # fmt: skip
         place = self._step("answers", [subject], key, lambda into: self._answer(subject, split, batch, into))
-        with np.load(place / "answers.npz", allow_pickle=False) as saved:
-            scores = {name: saved[f"score_{sorted(self.scores).index(name)}"] for name in self.scores}
-            return Answers(scores, saved["compared"], saved["confidence"], data)
+        return Answers.read(place / "answers.npz", self.scores, data)
 
     def soak(self, subject: Subject, sample: Split, batch: int, count: int, seconds: float) -> Growth:
         """Whether memory grows while one batch is inferred ``count`` times, or as often as ``seconds`` allow.
@@ -285,28 +276,13 @@ class Bench:
         outputs = self._child(subject, batch).infer(feed, out, patience_s)
         if subject not in self.companions:
             self._drop(subject, batch)
-        collected: dict[str, list[Array]] = {name: [] for name in self.scores}
-        compared, confidence = [], []
-        for whole, part in zip(outputs, split.batches(batch), strict=True):
-            arrays = tuple(array[: len(part)] for array in whole)
-            answer = first_tensor(as_returned(arrays, subject.artifact))
-            compared.append(compared_with(answer, part.labels))
-            confidence.append(confidence_of(answer, compared[-1]))
-            if not np.isfinite(confidence[-1]).all():
-                continue  # refused below; a score need not cope with it
-            for name, score in self.scores.items():
-                collected[name].append(scored(name, score, arrays, part.labels, subject.artifact, self.native))
+        batches = (
+            (tuple(array[: len(part)] for array in whole), part.labels)
+            for whole, part in zip(outputs, split.batches(batch), strict=True)
+        )
+        found = gathered(batches, self.scores, subject.artifact, self.native, subject.target.name)
         shutil.rmtree(out)
-        wrong = int((~np.isfinite(np.concatenate(confidence))).sum())
-        if wrong:
-            raise MeasureError(
-                f"answers are not finite for {wrong} of {len(split)} examples", where=subject.target.name,
-                do="look for an overflow: a wider precision may help",
-            )  # fmt: skip
-        columns = enumerate(sorted(self.scores))
-        saved = {f"score_{position}": np.concatenate(collected[name]) for position, name in columns}
-        saved |= {"compared": concatenated(compared), "confidence": np.concatenate(confidence)}
-        np.savez(into / "answers.npz", **saved)  # type: ignore[arg-type]
+        found.save(into / "answers.npz")
 
     def _feed(self, split: Split, artifact: Artifact, batch: int, limit: int | None = None) -> Feed:
         layout = json.dumps([dataclasses.astuple(spec) for spec in artifact.inputs])

@@ -49,12 +49,13 @@ def order_interval(count: int, q: float, confidence: float) -> tuple[int, int] |
 def percentile(blocks: Blocks, q: float, confidence: float = 0.95, sessions: int = 1) -> Estimate | None:
     """The ``q`` quantile of latencies taken in blocks; None when there are too few samples to state it.
 
-    The interval is the wider of two: the distribution-free one, which takes samples for independent, and Woodruff's
-    (1952, *Confidence intervals for medians and other position measures*, JASA 47), which bounds the share of samples
-    below the value by how much that share differs between clusters, and reads the quantiles at its ends. Clusters are
-    the ``sessions`` (openings of the process; ``blocks`` are in their order, equally many in each) where there are at
-    least three, else the blocks: samples of one cluster share what disturbed the machine. Where clusters differ so
-    much that the data bound one side no more, that end is 0 or infinite.
+    The interval holds three. The distribution-free one takes samples for independent. Woodruff's (1952, *Confidence
+    intervals for medians and other position measures*, JASA 47) bounds the share of samples below the value by how much
+    that share differs between clusters, and reads the quantiles at its ends. Student's, of the logarithms of the
+    clusters' own quantiles, sees clusters differ where that share no longer can, as in a tail that all samples of most
+    clusters lie below. Clusters are the ``sessions`` (openings of the process; ``blocks`` are in their order, equally
+    many in each) where there are at least three, else the blocks: samples of one cluster share what disturbed the
+    machine. Where clusters differ so much that the data bound one side no more, that end is 0 or infinite.
     """
     samples = np.sort(np.concatenate([np.asarray(block, float) for block in blocks])) if blocks else np.array([])
     ends = order_interval(len(samples), q, confidence)
@@ -72,6 +73,8 @@ def percentile(blocks: Blocks, q: float, confidence: float = 0.95, sessions: int
         # where clusters differ that much, the quantile may lie beyond all that was seen: that end stays open
         low = min(low, float(np.quantile(samples, q - half))) if q - half > 0 else 0.0
         high = max(high, float(np.quantile(samples, q + half))) if q + half < 1 else math.inf
+        own = ratio(np.log([np.quantile(part, q) for part in clusters]), confidence)
+        low, high = min(low, own.low), max(high, own.high)
     return Estimate(value, min(low, value), max(high, value))
 
 

@@ -14,6 +14,7 @@ from paretune.ask.score import UNBOUNDED
 from paretune.check.answers import Answers, Array
 from paretune.check.cost import Cost, cost
 from paretune.check.energy import Energy, energy, log_saving
+from paretune.check.jackknife import whole, whole_drop
 from paretune.check.measurement import BatchRun, Measurement
 from paretune.check.statistics import CLUSTERS, Estimate, drop, likeness, log_ratios, mean, mean_logs, percentile, ratio
 
@@ -168,9 +169,10 @@ def _accuracy(
     if ours is None or theirs is None:
         return {}, {}, {}, None
     level = budget.confidence
-    units = {name: unit_of(name, budget) for name in theirs.scores}
+    units = {name: unit_of(name, budget) for name in (*theirs.scores, *theirs.wholes)}
     scores = {name: mean(values, level) for name, values in theirs.scores.items()}
-    drops = {name: drop(ours.scores[name], values, units[name], level) for name, values in theirs.scores.items()}
+    scores |= {name: whole(found, level) for name, found in theirs.wholes.items()}
+    drops = {name: drop_of(ours, theirs, name, unit, level) for name, unit in units.items()}
     return scores, drops, units, likeness(ours.compared, theirs.compared, level)
 
 
@@ -242,11 +244,12 @@ def _findings(
     if limit.name == "drop":
         if ours is None or theirs is None:
             return [Finding(limit, "undecided", None, "no answers were compared with the original's")]
-        names = [name for name in theirs.scores if limit.score in (None, name)]
+        every = (*theirs.scores, *theirs.wholes)
+        names = [name for name in every if limit.score in (None, name)]
         if not names:
-            known = ", ".join(theirs.scores)
+            known = ", ".join(every)
             return [Finding(limit, "undecided", None, f"there is no score {limit.score!r}, there is {known}")]
-        return [_drop_finding(limit, name, ours.scores[name], theirs.scores[name], level) for name in names]
+        return [_drop_finding(limit, name, ours, theirs, level) for name in names]
     if limit.name == "size":
         size = float(trial.size_bytes)
         return [_ruled(limit, Estimate(size, size, size), "")]
@@ -341,9 +344,16 @@ def _throughput(run: BatchRun, level: float) -> Estimate:
     return Estimate(*(run.rows_per_s * end / found.value for end in (found.value, found.low, found.high)))
 
 
-def _drop_finding(limit: Limit, name: str, ours: Array, theirs: Array, level: float) -> Finding:
+def drop_of(ours: Answers, theirs: Answers, score: str, unit: str, confidence: float = 0.95) -> Estimate:
+    """How much less ``theirs`` score than ``ours`` on the same examples, in ``unit`` (pp or %), with its interval."""
+    if score in theirs.wholes:
+        return whole_drop(ours.wholes[score], theirs.wholes[score], unit, confidence)
+    return drop(ours.scores[score], theirs.scores[score], unit, confidence)
+
+
+def _drop_finding(limit: Limit, name: str, ours: Answers, theirs: Answers, level: float) -> Finding:
     # in the limit's own unit: one score may be asked in points and in per cent
-    estimate = drop(ours, theirs, limit.unit, level)
+    estimate = drop_of(ours, theirs, name, limit.unit, level)
     if math.isnan(estimate.value):
         return Finding(limit, "undecided", None, f"{name} of the original is 0, of which no per cent can be taken")
     return _more(_ruled(limit, estimate, f"of {name}"), len(theirs), "examples")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score, roc_auc_score
 
-from paretune.check.resampling import set_drop
-from paretune.check.statistics import drop
-from paretune.errors import DataError
+from paretune.check.jackknife import PARTS, Whole, leave_out, whole, whole_drop
+from paretune.check.statistics import Estimate, drop, mean
+from paretune.errors import DataError, MeasureError
 
 QUICK = settings(max_examples=20, deadline=None)
 
@@ -28,6 +30,20 @@ def rmse(outputs: np.ndarray, labels: np.ndarray) -> float:
 def f1(outputs: np.ndarray, labels: np.ndarray) -> float:
     total = float(outputs.sum() + labels.sum())
     return 2 * float((outputs & labels).sum()) / total if total else 0.0
+
+
+def set_drop(
+    metric: Callable[..., Any],
+    base: np.ndarray,
+    trial: np.ndarray,
+    labels: np.ndarray,
+    level: float = 0.95,
+    unit: str = "pp",
+    parts: int = PARTS,
+    seed: int = 0,
+) -> Estimate:
+    ours, theirs = (leave_out(metric, side, labels, "score own", parts, seed) for side in (base, trial))
+    return whole_drop(ours, theirs, unit, level)
 
 
 def classified(seed: int, count: int, rate: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -58,16 +74,25 @@ def test_f1_is_covered() -> None:
     assert 364 <= hits < 400
 
 
-def test_metrics_of_a_library_and_answers_in_dicts_are_taken() -> None:
+def test_metrics_of_a_library_are_taken() -> None:
     base, trial, labels = classified(1, 150, 0.1)
-    found = set_drop(
-        lambda outputs, truth: f1_score(truth["y"], outputs["answer"]),
-        {"answer": base}, {"answer": trial}, {"y": labels},
-    )  # fmt: skip
+    found = set_drop(lambda outputs, truth: f1_score(truth, outputs), base, trial, labels)
     own = set_drop(f1, base, trial, labels)
     assert (found.value, found.low, found.high) == pytest.approx((own.value, own.low, own.high), rel=1e-9)
-    pair = set_drop(lambda outputs, truth: f1(outputs[0], truth), (base, base), (trial, base), labels)
-    assert pair == own
+
+
+def test_a_score_alone_is_bounded_as_the_mean_of_its_examples_is() -> None:
+    rng = np.random.default_rng(0)
+    labels, values = rng.normal(size=300), rng.normal(size=300)
+    found = whole(leave_out(lambda kept, truth: -float(np.abs(kept - truth).mean()), values, labels, "mae"), 0.9)
+    wanted = mean(-np.abs(values - labels), 0.9)
+    assert (found.value, found.low, found.high) == pytest.approx((wanted.value, wanted.low, wanted.high), rel=1e-6)
+
+
+def test_all_right_is_no_proof_of_all_right() -> None:
+    right = whole(leave_out(accuracy, np.ones(50), np.ones(50), "accuracy"))
+    assert right.value == right.high == 1
+    assert 0.9 < right.low < 0.95  # Wilson's bound of 50 of 50 is 0.929
 
 
 def test_without_a_flip_as_much_may_be_unseen_as_an_example_counts() -> None:
@@ -124,12 +149,14 @@ def _auc(outputs: np.ndarray, labels: np.ndarray) -> float:
 
 
 def test_what_cannot_be_compared_is_said() -> None:
-    with pytest.raises(DataError, match="trial outputs"):
+    with pytest.raises(DataError, match="score own: there are 4 answers for 5 labels"):
         set_drop(f1, np.ones(5, bool), np.ones(4, bool), np.ones(5, bool))
-    with pytest.raises(DataError, match="metric rmse: gave nan"):
+    with pytest.raises(MeasureError, match="score own: is nan for the whole set"):
         set_drop(rmse, np.full(5, math.nan), np.ones(5), np.ones(5))
     with pytest.raises(DataError, match="failed"):
         set_drop(lambda outputs, truth: outputs.nonsense, np.ones(5), np.ones(5), np.ones(5))
+    with pytest.raises(DataError, match="4 examples in 4 parts and 5 in 5 of the baseline"):
+        whole_drop(Whole(0.5, np.zeros(5), 5), Whole(0.5, np.zeros(4), 4))
 
 
 def test_no_share_of_nothing_and_no_bound_from_one() -> None:

@@ -96,8 +96,8 @@ def test_several_inputs_and_scores_by_name(tmp_path: Path, monkeypatch: pytest.M
         candidates("torch_to_onnx", "onnx_fold", "onnx_int8_dynamic"),
     ]
     run = paretune.optimize(
-        two_inputs(), "drop<=1pp, drop.small<=5%, drop.f1<=2%, drop.spread<=5%, energy<=1J", recipes=recipes, targets=["onnxruntime", "openvino"],
-        time="2m", watts_per_core=3.0, out=tmp_path / "run", observers=[heard],
+        two_inputs(), "drop<=1pp, drop.small<=5%, drop.f1<=2%, drop.spread<=5%, energy<=1J", recipes=recipes,
+        targets=["onnxruntime", "openvino"], time="2m", watts_per_core=3.0, out=tmp_path / "run", observers=[heard],
     )  # fmt: skip
     assert run.best is not None, run.why_none
     assert set(run.best.entry["drops"]) == {"accuracy", "small", "f1", "spread"}
@@ -107,7 +107,8 @@ def test_several_inputs_and_scores_by_name(tmp_path: Path, monkeypatch: pytest.M
     assert 0.9 < whole["low"] < 1
     said = {finding["limit"]: finding for finding in run.best.entry["findings"]}
     assert said["drop.f1<=2%"]["verdict"] == "meets"
-    assert said["drop.f1<=2%"]["low"] <= run.best.entry["drops"]["f1"]["value"] <= said["drop.f1<=2%"]["high"] <= 2
+    ends = said["drop.f1<=2%"]
+    assert ends["low"] <= run.best.entry["drops"]["f1"]["value"] <= ends["high"] <= 2
     assert set(run.best.entry["slices"]) == {"accuracy", "small"}, "a score of the whole set has no worst slice"
     for score, report in run.best.entry["slices"].items():
         assert {one["name"] for one in report["slices"]} == {"class 0", "class 1", "class 2", "low first id"}, score

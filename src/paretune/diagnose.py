@@ -89,7 +89,8 @@ class Diagnosis:
                     f"prove it with a chance of {row['chance']:.0%} when 1 % of the answers flip and the true drop is "
                     f"{power.TYPICAL_DROP} pp; {more}"
                 )
-        whole = dict.fromkeys(name for limit in self.budget.limits for name in self._asked(limit) if name in self.wholes)
+        asked = [name for limit in self.budget.limits for name in self._asked(limit)]
+        whole = [name for name in self.wholes if name in asked]
         if whole:
             found.append(
                 f"what this data can prove of {', '.join(whole)} is not known beforehand: such a score is of the whole "

@@ -131,9 +131,7 @@ def _prepared(
     for subject in subjects:
         check_inputs(split, subject.artifact)
     fixed = [one.artifact.inputs[0].shape[0] for one in subjects if isinstance(one.artifact.inputs[0].shape[0], int)]
-    bench = Bench(
-        Store(Path(store) if store else scratch / "store"), machine, seed, Broadcast(()), native, scores
-    )
+    bench = Bench(Store(Path(store) if store else scratch / "store"), machine, seed, Broadcast(()), native, scores)
     # what stands as a companion stays open between scenarios
     bench.companions.extend(subjects)
     return _Run(

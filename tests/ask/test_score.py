@@ -109,7 +109,7 @@ def test_iou_is_the_mean_over_the_classes_present(data):
         assert value == pytest.approx(sum(ratios) / len(ratios) if ratios else 1.0)
 
 
-@pytest.mark.parametrize("name", score.BUILT_IN)
+@pytest.mark.parametrize("name", score.PER_EXAMPLE)
 def test_labels_that_do_not_fit_are_refused(name):
     with pytest.raises(DataError, match=rf"score {name}: labels of shape \(3,\).*give one label"):
         score.BUILT_IN[name](np.zeros((2, 7), np.float32), np.zeros(3))
@@ -130,7 +130,7 @@ def test_scores_have_names():
     assert score.named({"a": "mse", "b": mine}) == {"a": score.mse, "b": mine}
 
 
-@pytest.mark.parametrize("wrong", ["f1", None, 3, {}, {"a": 5}, {1: "mse"}, {"a": "nothing"}])
+@pytest.mark.parametrize("wrong", ["f7", None, 3, {}, {"a": 5}, {1: "mse"}, {"a": "nothing"}])
 def test_what_is_no_score_is_refused_in_one_line(wrong):
     with pytest.raises(WorkloadError) as caught:
         score.named(wrong)

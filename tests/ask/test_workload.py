@@ -171,7 +171,7 @@ def test_a_file_may_be_loaded_again_after_a_change(written):
         ({"name": 3}, "Workload.name"),
         ({"loss": 3}, "Workload.loss: is a int, not a function"),
         ({"collate": "pad"}, "Workload.collate: is a str, not a function"),
-        ({"score": "f1"}, "score: there is no built-in score 'f1'"),
+        ({"score": "f7"}, "score: there is no built-in score 'f7'"),
     ],
 )
 def test_parts_that_are_not_what_they_should_be_are_refused(options, what):

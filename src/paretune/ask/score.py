@@ -103,8 +103,8 @@ def named(score: Score | Mapping[str, Score]) -> dict[str, PerExample | SetScore
     if isinstance(score, str):
         score = {score: score}
     elif not isinstance(score, Mapping):
-        function = score.metric if isinstance(score, SetScore) else score
-        score = {getattr(function, "__name__", "score").strip("<>"): score}
+        metric = score.metric if isinstance(score, SetScore) else score
+        score = {getattr(metric, "__name__", "score").strip("<>"): score}
     found: dict[str, PerExample | SetScore] = {}
     for name, one in score.items():
         if not isinstance(name, str):
@@ -114,7 +114,7 @@ def named(score: Score | Mapping[str, Score]) -> dict[str, PerExample | SetScore
                 f"there is no built-in score {one!r}", where="score",
                 do=f"use one of {', '.join(BUILT_IN)}, or a function (outputs, labels) → one number per example",
             )  # fmt: skip
-        function = one.metric if isinstance(one, SetScore) else one
+        function: object = one.metric if isinstance(one, SetScore) else one
         if not callable(function) and not isinstance(one, str):
             raise WorkloadError(
                 f"{name!r} is a {type(function).__qualname__}, not a function", where="score",
@@ -124,4 +124,3 @@ def named(score: Score | Mapping[str, Score]) -> dict[str, PerExample | SetScore
     if not found:
         raise WorkloadError("is empty", where="score", do="name at least one score")
     return found
-

@@ -1,7 +1,7 @@
 """Scores of a whole set (F1, AUC, correlation, RMSE, mAP), bounded by leaving parts of the set out.
 
-Tukey's jackknife (Efron & Tibshirani 1993, *An Introduction to the Bootstrap*, chapter 11): leaving an example out gives
-its pseudo-value, how much it adds to the score, and the interval is the score interval of the pseudo-values' mean
+Tukey's jackknife (Efron & Tibshirani 1993, *An Introduction to the Bootstrap*, chapter 11): leaving an example out
+gives its pseudo-value, how much it adds to the score, and the interval is the score interval of the pseudo-values' mean
 (:func:`~paretune.check.score_interval.of_mean`). A metric that jumps when one example leaves (a median) is bounded well
 only in parts of many examples. There are no bounds where the metric of a part of the set is not defined, such as AUC
 when all of one class are left out.
@@ -79,11 +79,13 @@ def leave_out(metric: Metric, kept: Array, labels: Array, where: str, parts: int
 def whole(of: Whole, confidence: float = 0.95) -> Estimate:
     """The score with its two-sided interval, in the metric's own unit.
 
-    Where no example counts differently (all are right), what is not seen may count nothing at all.
+    Where no example counts differently (all are right), what is not seen may count nothing at all, but not more.
     """
     if not _bounded(of):
         return Estimate(of.value, -math.inf, math.inf)
     low, high = _ends(of.value, of.without, abs(of.value), confidence)
+    if low < of.value < high and not np.ptp(of.without):
+        low, high = (low, of.value) if of.value > 0 else (of.value, high)
     return Estimate(of.value, low, high)
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from scipy import stats
 from simulation import accuracy, latency, selection, sets
+from simulation import planted as truths
 from simulation.cell import Cell, plain, summary, table
 
 from paretune.check.power import chance_to_prove, examples_needed, half_width, provable_limit
@@ -86,6 +87,30 @@ def planted(size: Size, seed: int) -> str:
     return plain(["called slower, % of runs", "+1 %", "+3 %", "+10 %"], rows)
 
 
+def planted_drop(size: Size, seed: int) -> str:
+    rows = []
+    for rate in (0.005, 0.01, 0.02, 0.05, 0.1):
+        row = [f"{100 * rate:g} %"]
+        for count in (1000, 5000, 10_000):
+            # what proves "at least 0" of a drop proves "at most 0" of the same gain
+            told = chance_to_prove(0, count, rate, -0.5)
+            seen = truths.drops_seen(count, rate, 0.5, size.flips, seed) / size.flips
+            off = 2.576 * (told * (1 - told) / size.flips) ** 0.5
+            agree = abs(seen - told) <= off + 0.5 / size.flips
+            row.append(f"{100 * told:.1f} / {100 * seen:.1f}" if agree else f"**{100 * told:.1f} / {100 * seen:.1f}**")
+        rows.append(row)
+    return plain(["flips", "n = 1,000", "n = 5,000", "n = 10,000"], rows)
+
+
+def planted_slice(size: Size, seed: int) -> str:
+    runs = size.planted
+    rows = []
+    for lost_pp in (0.0, 4.0, 6.0, 8.0):
+        found = truths.bad_class(lost_pp, 2.0, runs, seed)
+        rows.append([f"{lost_pp:g} pp", *(f"{100 * number / runs:.1f}" for number in found)])
+    return plain(["one class loses", "the average holds, %", "that class breaks, %", "a good one accused, %"], rows)
+
+
 def chosen(size: Size, seed: int) -> str:
     rows = []
     for world in selection.WORLDS:
@@ -141,13 +166,15 @@ TABLES: Tables = {
     "scores-relative": lambda size, seed: covered(accuracy.scores("%", size.scores, seed, size.score_counts[:3]), "%"),
     "methods": lambda size, seed: table(accuracy.compared(size.compared, seed), "n = 200"),
     "sets": lambda size, seed: covered(
-        [*sets.f1_cells(size.sets, seed, size.set_counts), *sets.auc_cells(size.sets, seed, size.set_counts)], "pp"
+        [cell for cells in sets.CELLS for cell in cells(size.sets, seed, size.set_counts)], "pp"
     ),
     "percentiles": percentiles(0),
     "percentiles-few": percentiles(1),
     "ratios": lambda size, seed: covered(latency.ratios(size.latency, seed, latency.SHAPES[0]), "1.3 times as fast"),
     "itself": a_against_a,
     "planted": planted,
+    "planted-drop": planted_drop,
+    "planted-slice": planted_slice,
     "selection": chosen,
     "widths": widths,
     "provable": provable,

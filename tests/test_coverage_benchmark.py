@@ -43,6 +43,11 @@ def test_every_table_has_its_place_and_every_place_its_table() -> None:
     assert sorted(listed) == sorted(markers())
 
 
+def test_no_place_is_empty() -> None:
+    text = (ROOT / "docs" / "statistics.md").read_text(encoding="utf-8")
+    assert re.findall(r"<!-- begin ([\w-]+) -->\s*<!-- end", text) == []
+
+
 @pytest.mark.slow
 def test_no_accuracy_cell_fails() -> None:
     found = run("--quick")

@@ -90,6 +90,8 @@ def test_with_a_bound_the_rate_is_searched_for(file: Path) -> None:
     assert told["rate_per_s"] == max(held)
     assert all(probe["bound_ms"] <= 1000 for probe in told["probes"] if probe["holds"])
     assert "within 1000 ms (early stopping, 99%)" in told["rate_from"]
+    with pytest.raises(MeasureError, match=r"p90 takes 64 queries to prove, and at most .* give at least \d+ seconds"):
+        load(file, seconds=1e-4, bound_ms=1000.0, threads=1)
     with pytest.raises(MeasureError, match=r"no rate can keep p9\d? within 1e-06 ms: alone, .* raise"):
         load(file, seconds=0.2, bound_ms=1e-6, threads=1)
 
@@ -109,9 +111,10 @@ def test_the_example_in_the_documentation_runs(
 
 
 def test_bisection_ends_at_the_highest_that_holds() -> None:
-    assert bisect(lambda rate: rate <= 33.0, 64.0, 6) == 33.0
-    assert bisect(lambda rate: True, 64.0, 3) == 56.0
-    assert bisect(lambda rate: False, 64.0, 4) is None
+    assert bisect(lambda rate: rate <= 33.0, 0.0, 64.0, 6) == 33.0
+    assert bisect(lambda rate: True, 0.0, 64.0, 3) == 56.0
+    assert bisect(lambda rate: True, 32.0, 64.0, 1) == 48.0
+    assert bisect(lambda rate: False, 8.0, 64.0, 4) is None
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,15 @@ def test_a_bundle_with_data_gives_scores_too(bundle: Path) -> None:
     ]  # fmt: skip
 
 
+def test_a_users_own_score_sees_the_tensors_of_the_model_that_the_bundle_was_made_of(tmp_path: Path) -> None:
+    candidate = Candidate(Recipe(), plugin.load("targets", "onnxruntime")())
+    of_torch = {"name": "w", "form": "torch"}
+    machine = {"threads": 1, "digest": "another", "cpu": "Another CPU"}
+    pack(candidate, samples.artifact("onnx"), tmp_path / "b", machine=machine, workload=of_torch, evidence={})
+    workload = Workload("w", samples.module(), None, samples.Images(8), {"mine": is_tensor})
+    assert plain(measure(tmp_path / "b", workload, threads=1))["scores"]["mine"]["value"] == 1
+
+
 def is_tensor(outputs: Any, labels: Any) -> Any:
     return np.full(len(labels), float(hasattr(outputs, "detach")))
 

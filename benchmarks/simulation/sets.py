@@ -1,4 +1,4 @@
-"""Set-level metrics: F1 and AUC of classifiers whose true difference is known."""
+"""Scores of whole sets: F1, AUC and RMSE of models whose true difference is known."""
 
 from __future__ import annotations
 
@@ -35,29 +35,50 @@ PARTS = 100
 """Fewer than in use, for the simulation's sake: sets of 500 and 1,000 are left out in parts of 5 and 10."""
 
 
-def _drop(metric: Metric, base: np.ndarray, trial: np.ndarray, labels: np.ndarray) -> Estimate:
-    return whole_drop(*(leave_out(metric, side, labels, "simulated", PARTS) for side in (base, trial)))
+def rmse(outputs: np.ndarray, labels: np.ndarray) -> float:
+    return -float(np.sqrt(np.mean((outputs - labels) ** 2)))
+
+
+def _drop(metric: Metric, base: np.ndarray, trial: np.ndarray, labels: np.ndarray, unit: str = "pp") -> Estimate:
+    return whole_drop(*(leave_out(metric, side, labels, "simulated", parts=PARTS) for side in (base, trial)), unit)
 
 
 def f1_cells(runs: int, seed: int, counts: tuple[int, ...] = COUNTS) -> Iterator[Cell]:
-    """A share of yes-or-no answers flips, anywhere or from right to wrong alone; 30 % are true."""
-    for rate, name in ((0.01, "anywhere"), (0.05, "anywhere"), (0.2, "anywhere"), (0.05, "of right answers")):
-        of_wrong = rate if name == "anywhere" else 0.0
-        truth = 100 * (_true_f1(0.1) - _true_f1(0.1 * (1 - of_wrong) + 0.9 * rate))
+    """A share of yes-or-no answers flips, anywhere or from right to wrong alone; 30 % are true, or 5 %."""
+    kinds = [(rate, 0.3, "anywhere") for rate in (0.01, 0.05, 0.2)]
+    kinds += [(0.05, 0.3, "of right answers"), (0.05, 0.05, "anywhere, 5 % true")]
+    for rate, share, name in kinds:
+        of_wrong = 0.0 if name == "of right answers" else rate
+        truth = 100 * (_true_f1(0.1, share) - _true_f1(0.1 * (1 - of_wrong) + 0.9 * rate, share))
         for count in counts:
-            rng = np.random.default_rng([seed, 9, int(1e4 * rate), int(1e4 * of_wrong), count])
+            rng = np.random.default_rng([seed, 9, int(1e4 * rate), int(1e4 * of_wrong), int(100 * share), count])
             held = 0
             for _ in range(runs):
-                labels, wrong = rng.random(count) < 0.3, rng.random(count) < 0.1
+                labels, wrong = rng.random(count) < share, rng.random(count) < 0.1
                 flipped = rng.random(count) < np.where(wrong, of_wrong, rate)
                 found = _drop(f1, labels ^ wrong, labels ^ wrong ^ flipped, labels)
                 held += found.low <= truth <= found.high
             yield Cell(f"F1, {100 * rate:g} % flip, {name}", f"n = {count:,}", held, runs)
 
 
-def _true_f1(wrong: float, share: float = 0.3) -> float:
+def _true_f1(wrong: float, share: float) -> float:
     hits = share * (1 - wrong)
     return 2 * hits / (2 * hits + share * wrong + (1 - share) * wrong)
+
+
+def rmse_cells(runs: int, seed: int, counts: tuple[int, ...] = COUNTS) -> Iterator[Cell]:
+    """Normal errors, to which the trial adds noise; the drop in per cent of the original's RMSE."""
+    for name, share, noise in (("all a little", 1.0, 0.2), ("5 % a lot", 0.05, 2.0)):
+        truth = 100 * (np.sqrt(1 + share * noise**2) - 1)
+        for count in counts:
+            rng = np.random.default_rng([seed, 11, int(100 * share), count])
+            held = 0
+            for _ in range(runs):
+                base = rng.normal(0, 1, count)
+                trial = base + np.where(rng.random(count) < share, rng.normal(0, noise, count), 0)
+                found = _drop(rmse, base, trial, np.zeros(count), "%")
+                held += found.low <= truth <= found.high
+            yield Cell(f"RMSE (in %), noise on {name}", f"n = {count:,}", held, runs)
 
 
 def auc_cells(runs: int, seed: int, counts: tuple[int, ...] = COUNTS) -> Iterator[Cell]:
@@ -85,3 +106,6 @@ def _true_auc(share: float, noise: float) -> float:
         * special.ndtr(2 / (2 + noisy * noise**2) ** 0.5)
         for noisy in range(3)
     )
+
+
+CELLS = (f1_cells, auc_cells, rmse_cells)

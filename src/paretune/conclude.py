@@ -168,4 +168,5 @@ def _workload_facts(loop: Loop) -> dict[str, Any]:
         "ranking_size": len(loop.data.ranking),
         "fit_size": len(loop.data.fit),
         "scores": list(named(loop.workload.score)),
+        "form": loop.original.form,
     }

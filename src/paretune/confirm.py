@@ -47,7 +47,7 @@ def confirm(loop: Loop) -> None:
             continue
         try:
             _answer_baseline(loop)
-        except MeasureError as error:
+        except (MeasureError, DataError) as error:
             loop.journal.warn(f"nothing could be confirmed, as the original fails on held-out data: {error}")
             break
         try:

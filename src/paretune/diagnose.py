@@ -69,7 +69,7 @@ class Diagnosis:
                 "examples_needed": power.examples_needed(limit.value, rate, power=POWER, confidence=level),
             }
             for limit in self.budget.limits
-            if limit.name == "drop" and limit.unit == "pp" and not set(self._asked(limit)) <= set(self.wholes)
+            if limit.unit == "pp" and any(name not in self.wholes for name in self._asked(limit))
             for rate in FLIPS
         ]
 

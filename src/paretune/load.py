@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -207,12 +208,20 @@ class _Issue:
         return 0.99 if pace / 2 * probe_s >= early_stopping.needed(0.99) else 0.9
 
     def _highest(self, alone: Trace, bound_ms: float, q: float) -> tuple[float, tuple[Probe, ...]]:
-        """Bisection between nothing and what the callers answer back to back: nothing above it can last."""
+        """Bisection up to what the callers answer back to back: nothing above it can last."""
         best = early_stopping.estimate(alone.service_ms, q)
         if best is not None and best > bound_ms:
             raise MeasureError(
                 f"no rate can keep {_name(q)} within {bound_ms:g} ms: alone, queries take up to {best:.3g} ms",
                 where=self.child.target.name, do="raise the bound",
+            )  # fmt: skip
+        # below this rate, a probe would take longer than all that was asked
+        lowest, top = early_stopping.needed(q) / self.seconds, self._top(alone)
+        if 2 * lowest > top:
+            raise MeasureError(
+                f"{_name(q)} takes {early_stopping.needed(q)} queries to prove, and at most {top:,.3g} a second are "
+                f"answered", where=self.child.target.name,
+                do=f"give at least {math.ceil(2 * early_stopping.needed(q) / top)} seconds",
             )  # fmt: skip
         probes: list[Probe] = []
 
@@ -223,22 +232,22 @@ class _Issue:
             probes.append(Probe(rate, bound, bound is not None and bound <= bound_ms))
             return probes[-1].holds
 
-        rate = bisect(holds, self._top(alone), PROBES)
+        rate = bisect(holds, lowest, top, PROBES)
         if rate is None:
             raise MeasureError(
                 f"no rate tried, down to {probes[-1].rate:,.3g} queries/s, keeps {_name(q)} within {bound_ms:g} ms",
-                where=self.child.target.name, do="raise the bound",
+                where=self.child.target.name, do="raise the bound, or the seconds, for lower rates",
             )  # fmt: skip
         return rate, tuple(probes)
 
 
-def bisect(holds: Callable[[float], bool], top: float, probes: int) -> float | None:
-    """The highest of ``probes`` rates tried below ``top`` that holds; None: none does."""
-    low, high = 0.0, top
+def bisect(holds: Callable[[float], bool], lowest: float, top: float, probes: int) -> float | None:
+    """The highest of ``probes`` rates tried between ``lowest`` and ``top`` that holds; None: none does."""
+    low, high = lowest, top
     for _ in range(probes):
         middle = (low + high) / 2
         low, high = (middle, high) if holds(middle) else (low, middle)
-    return low or None
+    return low if low > lowest else None
 
 
 def _pace(alone: Trace) -> float:

@@ -19,7 +19,7 @@ from paretune.ask import plugin, source
 from paretune.ask.artifact import META, Artifact
 from paretune.ask.budget import Budget
 from paretune.ask.data import check_inputs
-from paretune.ask.score import named
+from paretune.ask.score import UNBOUNDED, named
 from paretune.ask.target import Target
 from paretune.ask.workload import Partition, Workload, members, partition
 from paretune.build.candidate import Builder, Candidate
@@ -98,7 +98,7 @@ class Loop:
         if self.baseline.ranked is None:
             raise MeasureError(f"the original cannot be measured: {self.baseline.error}", where=self.workload.name)
         for name, score in self.baseline.ranked.scores.items():
-            if score.value == 0 and score.high < 0.05:
+            if score.value == 0 and score.high < 0.05 and name not in UNBOUNDED:
                 self.journal.warn(
                     f"the original's {name} is 0 on the ranking data: are the labels those of this model?"
                 )

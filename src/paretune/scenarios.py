@@ -31,9 +31,9 @@ from paretune.check.statistics import drop
 from paretune.check.view import View, views
 from paretune.deliver.scenarios import Finding, Scenarios
 from paretune.errors import CallError, DataError, MeasureError
-from paretune.subject import bundle_of, made_elsewhere
+from paretune.subject import bundle_of, made_elsewhere, native_of
 
-LIMIT = 500
+LIMIT = 1000
 """Held-out examples that are drawn unless another number is asked."""
 BATCH = 32
 _KEPT = 1 << 30
@@ -112,15 +112,17 @@ def _prepared(
     split = Split.whole(workload.heldout, workload.collate, "heldout").take(limit, seed)
     if next(split.head(1).batches(1)).labels is None:
         raise DataError("has no labels", where="heldout", do="return (inputs, label) items: scores need the truth")
-    scores = named(workload.score)
-    if all(isinstance(score, SetScore) for score in scores.values()):
+    every = named(workload.score)
+    # scores of the whole set say nothing of a few hundred changed examples, and would be taken again for each scenario
+    scores = {name: score for name, score in every.items() if not isinstance(score, SetScore)}
+    if not scores:
         raise DataError(
-            f"{', '.join(scores)} is of a whole set, and scenarios look at single examples", where="score",
+            f"{', '.join(every)} is of a whole set, and scenarios look at single examples", where="score",
             do="add a score of one number per example beside it, as accuracy",
         )  # fmt: skip
     if baseline is not None:
         kept = bundle_of(Path(baseline))
-        original, native = kept.subject, source.native_of(kept.artifact.form)
+        original, native = kept.subject, native_of(kept)
     else:
         into = scratch / "original"
         into.mkdir()
@@ -301,7 +303,7 @@ class _Run:
     @property
     def score(self) -> str:
         """The score that is judged: the first of single examples."""
-        return next(name for name, score in self.bench.scores.items() if not isinstance(score, SetScore))
+        return next(iter(self.bench.scores))
 
     @property
     def _clean(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ def subject_of(
         bundle = bundle_of(what)
         subject, title = bundle.subject, str(bundle.manifest["title"])
         warnings = made_elsewhere(bundle, machine)
-        native: Any = source.native_of(subject.artifact.form)
+        native: Any = native_of(bundle)
     else:
         into = scratch / "model"
         into.mkdir()
@@ -83,6 +83,11 @@ def bundle_of(place: Path) -> Bundle:
     if not (place / MANIFEST).is_file():
         raise CallError("is no bundle", where=str(place), do="name a directory that `paretune pack` or a run wrote")
     return Bundle.open(place)
+
+
+def native_of(bundle: Bundle) -> Callable[[Any], Any]:
+    """The tensors that the user's scores expect: those of the model that the bundle was made of."""
+    return source.native_of(bundle.manifest["workload"].get("form", bundle.artifact.form))
 
 
 def made_elsewhere(bundle: Bundle, machine: Mapping[str, Any]) -> tuple[str, ...]:

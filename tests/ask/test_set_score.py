@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from paretune.ask.outputs import first_tensor
 from paretune.ask.score import BUILT_IN, UNBOUNDED, named
 from paretune.ask.set_score import SET_SCORES, SetScore
 from paretune.errors import DataError, WorkloadError
@@ -17,8 +18,17 @@ THREE = np.array([[3.0, 0, 0], [0, 3, 0], [0, 3, 0], [0, 0, 3]])  # classes 0 1 
 
 def of(name: str, outputs: object, labels: np.ndarray) -> float:
     score = SET_SCORES[name]
-    kept = np.asarray(outputs) if score.keep is None else score.keep(outputs)
-    return float(score.metric(kept, labels))
+    return float(score.metric(first_tensor(outputs), labels))
+
+
+def test_classes_count_as_many_as_the_model_has_and_negative_labels_do_not() -> None:
+    # of three classes only 0 and 1 are among the labels: the mean over those two, whatever is predicted
+    assert of("f1", THREE, np.array([0, 1, 1, 0])) == pytest.approx((2 / 3 + 1) / 2)
+    assert of("f1", THREE, np.array([0, 1, -1, -100])) == 1
+    assert of("matthews", THREE, np.array([0, 1, -1, -1])) == 1
+    assert of("auc", TWO, np.array([0, 0, 1, -1])) == pytest.approx(1 / 2)
+    per_token = np.stack([THREE, THREE], axis=2)  # [examples, classes, tokens]
+    assert of("f1", per_token, np.array([[0, -1], [1, -1], [1, -1], [2, -1]])) == 1
 
 
 def test_f1_of_two_classes_is_that_of_class_one() -> None:
@@ -81,5 +91,7 @@ def test_a_score_of_ones_own_is_named_after_its_metric() -> None:
 
     assert list(named(SetScore(recall))) == ["recall"]
     assert named({"a": "f1", "b": SetScore(recall)})["a"] is BUILT_IN["f1"]
-    with pytest.raises(WorkloadError, match="'a' is a str, not a function"):
-        named({"a": SetScore("f1")})  # type: ignore[arg-type]
+    with pytest.raises(WorkloadError, match=r"SetScore.metric: is a str, not a function"):
+        SetScore("f1")  # type: ignore[arg-type]
+    with pytest.raises(WorkloadError, match=r"SetScore.keep: is a str, not a function"):
+        SetScore(recall, "logits")  # type: ignore[arg-type]

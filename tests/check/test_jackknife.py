@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score, roc_auc_score
 
-from paretune.check.jackknife import PARTS, Whole, leave_out, whole, whole_drop
+from paretune.check.jackknife import Whole, leave_out, whole, whole_drop
 from paretune.check.statistics import Estimate, drop, mean
 from paretune.errors import DataError, MeasureError
 
@@ -39,10 +39,10 @@ def set_drop(
     labels: np.ndarray,
     level: float = 0.95,
     unit: str = "pp",
-    parts: int = PARTS,
+    parts: int = 1000,
     seed: int = 0,
 ) -> Estimate:
-    ours, theirs = (leave_out(metric, side, labels, "score own", parts, seed) for side in (base, trial))
+    ours, theirs = (leave_out(metric, side, labels, "score own", None, parts, seed) for side in (base, trial))
     return whole_drop(ours, theirs, unit, level)
 
 
@@ -55,8 +55,8 @@ def classified(seed: int, count: int, rate: float) -> tuple[np.ndarray, np.ndarr
 
 def test_a_mean_is_bounded_as_the_mean_of_its_examples_is() -> None:
     rng = np.random.default_rng(0)
-    labels, base = rng.normal(size=300), rng.normal(size=300)
-    trial = base + rng.normal(size=300)
+    labels, base = rng.normal(size=180), rng.normal(size=180)
+    trial = base + rng.normal(size=180)
     found = set_drop(lambda outputs, truth: -float(np.abs(outputs - truth).mean()), base, trial, labels)
     wanted = drop(-np.abs(base - labels), -np.abs(trial - labels), "pp")
     assert (found.value, found.low, found.high) == pytest.approx((wanted.value, wanted.low, wanted.high), rel=1e-6)
@@ -83,16 +83,42 @@ def test_metrics_of_a_library_are_taken() -> None:
 
 def test_a_score_alone_is_bounded_as_the_mean_of_its_examples_is() -> None:
     rng = np.random.default_rng(0)
-    labels, values = rng.normal(size=300), rng.normal(size=300)
+    labels, values = rng.normal(size=180), rng.normal(size=180)
     found = whole(leave_out(lambda kept, truth: -float(np.abs(kept - truth).mean()), values, labels, "mae"), 0.9)
     wanted = mean(-np.abs(values - labels), 0.9)
     assert (found.value, found.low, found.high) == pytest.approx((wanted.value, wanted.low, wanted.high), rel=1e-6)
 
 
 def test_all_right_is_no_proof_of_all_right() -> None:
-    right = whole(leave_out(accuracy, np.ones(50), np.ones(50), "accuracy"))
+    right = whole(leave_out(accuracy, np.arange(50) % 2, np.arange(50) % 2, "accuracy", best=1.0))
     assert right.value == right.high == 1
     assert 0.9 < right.low < 0.95  # Wilson's bound of 50 of 50 is 0.929
+
+
+def test_what_is_perfect_on_both_sides_is_no_proof_of_no_drop() -> None:
+    widths = []
+    for count in (10, 100, 1000):
+        labels = np.arange(count) % 2 == 0
+        same = set_drop(f1, labels, labels, labels)
+        assert same.value == 0
+        assert same.low == pytest.approx(-same.high)
+        widths.append(same.high)
+    assert widths[0] > 10
+    assert widths[0] > 5 * widths[1] > 25 * widths[2] > 0
+
+
+def test_few_positives_prove_little() -> None:
+    """Ten of ten found is compatible with a recall of 0.72 (Wilson), whatever the number of negatives."""
+    labels = np.arange(1000) < 10
+    found = whole(leave_out(f1, labels, labels, "f1", best=1.0))
+    assert 0.7 < found.low < 0.9
+    assert whole(leave_out(f1, labels[:100], labels[:100], "f1", best=1.0)).low == pytest.approx(found.low, abs=0.05)
+
+
+def test_where_no_answer_can_be_made_wrong_nothing_is_bounded() -> None:
+    ones = np.ones(30, bool)
+    assert set_drop(f1, ones, ones, ones).high == math.inf
+    assert whole(leave_out(f1, ones, ones, "f1", best=1.0)).low == -math.inf
 
 
 def test_without_a_flip_as_much_may_be_unseen_as_an_example_counts() -> None:
@@ -146,6 +172,17 @@ def _auc(outputs: np.ndarray, labels: np.ndarray) -> float:
     if len(set(labels.tolist())) < 2:
         raise ValueError("only one class")
     return float(roc_auc_score(labels, outputs))
+
+
+def test_a_metric_that_cannot_do_without_a_part_or_changes_its_input_is_borne() -> None:
+    labels = np.array([2] + [0, 1] * 10)
+
+    def third(kept: np.ndarray, truth: np.ndarray) -> float:
+        return float(np.bincount(truth[kept == truth])[2])
+
+    assert whole(leave_out(third, labels, labels, "third")) == Estimate(1.0, -math.inf, math.inf)
+    with pytest.raises(DataError, match="score sorting: failed"):
+        leave_out(lambda kept, truth: kept.sort() or 1.0, labels, labels, "score sorting")
 
 
 def test_what_cannot_be_compared_is_said() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from paretune.check import cgroup
 from paretune.check.machine import available_cpus, default_threads, fingerprint, measuring_lock
 
 
@@ -23,6 +24,16 @@ def test_a_fingerprint_is_plain_stable_and_depends_on_the_threads() -> None:
     assert found["cores"] == len(available_cpus())
     assert found["memory_bytes"] > 1e8
     assert found["cpu"]
+
+
+def test_a_quota_of_the_cpus_makes_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    digests = set()
+    for cpus in (None, 0.5, 0.7, float(len(available_cpus()))):
+        monkeypatch.setattr(cgroup, "limits", lambda cpus=cpus: {"cpus": cpus, "memory_bytes": None})
+        found = fingerprint(2)
+        assert found["cgroup"]["cpus"] == cpus
+        digests.add(found["digest"])
+    assert len(digests) == 3, "as much as there are cores is no quota"
 
 
 def test_there_is_a_thread_for_every_core_that_may_be_used() -> None:

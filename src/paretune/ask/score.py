@@ -87,6 +87,7 @@ PER_EXAMPLE: Mapping[str, Callable[[Any, Array], Array]] = {
     "iou": iou,
     "cosine": cosine,
 }
+_HOW = "give a function (outputs, labels) → one number per example, or paretune.SetScore(metric) for one of the set"
 BUILT_IN: Mapping[str, PerExample | SetScore] = {**PER_EXAMPLE, **SET_SCORES}
 UNBOUNDED = frozenset({"mse", "mae", "rmse"})
 """Built-in scores that do not lie between 0 and 1: their drop is asked in per cent of the original, not in points."""
@@ -112,13 +113,11 @@ def named(score: Score | Mapping[str, Score]) -> dict[str, PerExample | SetScore
         if isinstance(one, str) and one not in BUILT_IN:
             raise WorkloadError(
                 f"there is no built-in score {one!r}", where="score",
-                do=f"use one of {', '.join(BUILT_IN)}, or a function (outputs, labels) → one number per example",
+                do=f"use one of {', '.join(BUILT_IN)}, or {_HOW}",
             )  # fmt: skip
-        function: object = one.metric if isinstance(one, SetScore) else one
-        if not callable(function) and not isinstance(one, str):
+        if not isinstance(one, str | SetScore) and not callable(one):
             raise WorkloadError(
-                f"{name!r} is a {type(function).__qualname__}, not a function", where="score",
-                do="give a function (outputs, labels) → one number per example, or a built-in's name",
+                f"{name!r} is a {type(one).__qualname__}, not a function", where="score", do=_HOW,
             )  # fmt: skip
         found[name] = BUILT_IN[one] if isinstance(one, str) else one
     if not found:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import inspect
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,7 +41,7 @@ class Answers:
     def save(self, path: Path) -> None:
         """Write all but ``data`` as one ``.npz`` file of plain arrays."""
         columns: dict[str, Array] = dict(self.scores)
-        columns |= {name: np.array([found.value, *found.without]) for name, found in self.wholes.items()}
+        columns |= {name: np.array([found.value, found.spoilt, *found.without]) for name, found in self.wholes.items()}
         saved = {f"score_{place}": columns[name] for place, name in enumerate(sorted(columns))}
         np.savez(path, compared=self.compared, confidence=self.confidence, **saved)  # type: ignore[arg-type]
 
@@ -57,8 +54,10 @@ class Answers:
             compared, confidence = saved["compared"], saved["confidence"]
             for place, name in enumerate(sorted(scores)):
                 found = saved[f"score_{place}"]
-                if isinstance(scores[name], SetScore):
-                    wholes[name] = Whole(float(found[0]), found[1:], len(compared))
+                score = scores[name]
+                if isinstance(score, SetScore):
+                    value, spoilt = map(float, found[:2])
+                    wholes[name] = Whole(value, found[2:], len(compared), spoilt, score.best)
                 else:
                     each[name] = found
         # in the workload's order
@@ -104,11 +103,24 @@ def gathered(
         )  # fmt: skip
     each = {name: np.concatenate(collected[name]) for name, score in scores.items() if not isinstance(score, SetScore)}
     wholes = {
-        name: leave_out(score.metric, concatenated(collected[name]), concatenated(truth), f"score {name}")
+        name: leave_out(score.metric, *_alike(collected[name], truth, f"score {name}"), f"score {name}", score.best)
         for name, score in scores.items()
         if isinstance(score, SetScore)
     }
     return Answers(each, concatenated(compared), certain, "", wholes)
+
+
+def _alike(kept: list[Array], labels: list[Array], where: str) -> tuple[Array, Array]:
+    """What was kept and the labels of all batches; labels of texts padded batch by batch are filled up with -1."""
+    if any(part.ndim == 0 for part in labels):
+        raise DataError("has no labels", where=where, do="return (inputs, label) items, or leave that score out")
+    padded = len({part.shape[1:] for part in kept}) > 1 or len({part.shape[1:] for part in labels}) > 1
+    if padded and labels[0].dtype.kind != "i":
+        raise DataError(
+            "batches differ in length, and what fills them up cannot be told apart", where=where,
+            do="keep one row an example, or give signed class numbers as labels, where negative ones do not count",
+        )  # fmt: skip
+    return concatenated(kept), concatenated(labels)
 
 
 def as_returned(arrays: tuple[Any, ...], artifact: Artifact) -> Any:
@@ -216,52 +228,3 @@ def confidence_of(answers: Array, compared: Array) -> Array:
         return np.asarray(best.reshape(len(best), -1).mean(axis=1))
     means: Array = answers.astype(np.float64).reshape(len(answers), -1).mean(axis=1)
     return means
-
-
-def fingerprint_of(score: Callable[..., Any] | SetScore) -> str:
-    """Code and plain captured values of a score, so that a changed one is not answered from the store."""
-    if isinstance(score, SetScore):
-        return "".join(fingerprint_of(part) for part in (score.metric, score.keep) if part is not None)
-    inner = getattr(score, "func", score)
-    try:
-        text = inspect.getsource(inner)
-    except (OSError, TypeError):
-        text = getattr(inner, "__qualname__", type(inner).__qualname__)
-    if not inspect.isroutine(inner):  # a callable object: its class and its attributes
-        with contextlib.suppress(OSError, TypeError):
-            text = inspect.getsource(type(inner))
-        text += repr(sorted(getattr(inner, "__dict__", {}).items(), key=str))
-    elif hasattr(inner, "__self__"):
-        text += repr(sorted(getattr(inner.__self__, "__dict__", {}).items(), key=str))
-    cells = [cell.cell_contents for cell in getattr(inner, "__closure__", None) or ()]
-    given = [*getattr(score, "args", ()), *sorted(getattr(score, "keywords", {}).items()), *cells]
-    given += [getattr(inner, "__defaults__", None), getattr(inner, "__kwdefaults__", None)]
-    plain = [shown for value in given if (shown := _shown(value)) is not None]
-    function = inner if inspect.isroutine(inner) else vars(type(inner)).get("__call__")
-    return hashlib.sha256(json.dumps([text, plain, _used(function, set())]).encode()).hexdigest()
-
-
-def _shown(value: Any) -> str | None:
-    """What a plain value or an array is, as text; None for anything else."""
-    if isinstance(value, np.ndarray):
-        return f"{value.dtype}{value.shape}:{hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()}"
-    return repr(value) if isinstance(value, str | int | float | bool | tuple | list | dict) else None
-
-
-def _used(function: Any, seen: set[str]) -> list[str]:
-    """The values that a function takes from its module, and the functions of that module that it calls, as text."""
-    function = inspect.unwrap(getattr(function, "__func__", function)) if function is not None else None
-    code = getattr(function, "__code__", None)
-    found: list[str] = []
-    for name in sorted(set(code.co_names)) if code is not None else []:
-        value = getattr(function, "__globals__", {}).get(name)
-        if name in seen or value is None:
-            continue
-        seen.add(name)
-        if inspect.isfunction(value) and value.__module__ == function.__module__:
-            with contextlib.suppress(OSError, TypeError):
-                found.append(inspect.getsource(value))
-            found += _used(value, seen)
-        elif (shown := _shown(value)) is not None:
-            found.append(f"{name}={shown}")
-    return found

@@ -20,7 +20,7 @@ from paretune.ask.event import Event, Observer
 from paretune.ask.score import PerExample
 from paretune.ask.set_score import SetScore
 from paretune.build.store import Store, key_of
-from paretune.check.answers import Answers, fingerprint_of, gathered
+from paretune.check.answers import Answers, gathered
 from paretune.check.disturbance import Snapshot
 from paretune.check.feed import Feed
 from paretune.check.growth import Growth, growth_of
@@ -29,6 +29,7 @@ from paretune.check.measurement import BatchRun, Measurement, Subject, joined, r
 from paretune.check.meter import Spent
 from paretune.check.plan import Plan
 from paretune.check.process import Child
+from paretune.check.score_digest import fingerprint_of
 from paretune.check.statistics import CLUSTERS
 from paretune.errors import MeasureError
 

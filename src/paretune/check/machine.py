@@ -24,7 +24,18 @@ _FEATURES = (
     "neon", "asimd", "asimddp", "i8mm", "bf16", "sve",
 )  # fmt: skip
 _PASSING = ("memory_bytes", "os", "cgroup")
-_LIBRARIES = ("paretune", "torch", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf", "numpy")
+_LIBRARIES = (
+    "paretune",
+    "torch",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "openvino",
+    "nncf",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+)
 
 
 def available_cpus() -> list[int]:
@@ -89,6 +100,9 @@ def fingerprint(threads: int) -> dict[str, Any]:
         "libraries": libraries,
     }
     stable = {key: value for key, value in facts.items() if key not in _PASSING}
+    cpus = facts["cgroup"]["cpus"]
+    if cpus and cpus < facts["cores"]:  # a quota slows what the same cores do without one
+        stable["cpus"] = cpus
     return {**facts, "digest": hashlib.sha256(json.dumps(stable, sort_keys=True).encode()).hexdigest()}
 
 

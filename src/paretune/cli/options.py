@@ -68,7 +68,7 @@ Prices = Annotated[
 Watts = Annotated[
     float | None, typer.Option(help="Watts of a busy core, where no counter tells the energy; default: 5.")
 ]
-ScoreName = Annotated[str, typer.Option("--score", help="For --data: the built-in score.")]
+ScoreName = Annotated[str, typer.Option("--score", help="For --data: a built-in score, as accuracy, f1, auc, mse.")]
 
 
 def split(text: str | None) -> list[str] | None:

@@ -24,7 +24,7 @@ def scenarios(
     only: Annotated[
         str | None, typer.Option(help="Names, stems or families, comma-separated: noise, '*_blur@5', 2_threads.")
     ] = None,
-    limit: Annotated[int, typer.Option(min=2, help="Held-out examples that are drawn.")] = 500,
+    limit: Annotated[int, typer.Option(min=2, help="Held-out examples that are drawn.")] = 1000,
     scenarios: Annotated[Path | None, typer.Option(help="A Python file with scenarios of your own.")] = None,
     baseline: Annotated[
         Path | None, typer.Option(help="A bundle of the original; default: the workload's model as it is.")

@@ -1,0 +1,86 @@
+"""A stored answer belongs to the score that gave it: whatever changes the score changes its fingerprint."""
+
+from __future__ import annotations
+
+import functools
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import f1_score, recall_score
+
+from paretune.ask.set_score import SetScore
+from paretune.check.score_digest import fingerprint_of
+
+CODE = """
+import numpy as np
+
+THRESHOLD = {threshold}
+WEIGHTS = np.array([1.0, {weight}])
+
+
+def scaled(values):
+    return values * {factor}
+
+
+def hit(outputs, labels):
+    return (scaled(outputs) @ WEIGHTS > THRESHOLD) == labels
+"""
+
+
+def score(into: Path, threshold: float = 0.5, weight: float = 2.0, factor: float = 1.0) -> Any:
+    path = into / f"score_{threshold}_{weight}_{factor}.py"
+    path.write_text(CODE.format(threshold=threshold, weight=weight, factor=factor))
+    module = types.ModuleType("mine")
+    module.__dict__["__name__"] = "mine"
+    exec(compile(path.read_text(), str(path), "exec"), module.__dict__)
+    return module.__dict__["hit"]
+
+
+def test_a_value_a_function_or_an_array_that_the_score_uses_counts(tmp_path: Path) -> None:
+    same = fingerprint_of(score(tmp_path))
+    assert fingerprint_of(score(tmp_path)) == same
+    assert fingerprint_of(score(tmp_path, threshold=0.6)) != same
+    assert fingerprint_of(score(tmp_path, weight=3.0)) != same
+    assert fingerprint_of(score(tmp_path, factor=2.0)) != same
+
+
+def test_what_a_score_was_closed_over_counts() -> None:
+    def made(values: np.ndarray) -> Any:
+        return lambda outputs, labels: outputs[:, 0] * values[0]
+
+    assert fingerprint_of(made(np.ones(2))) == fingerprint_of(made(np.ones(2)))
+    assert fingerprint_of(made(np.ones(2))) != fingerprint_of(made(np.zeros(2)))
+
+
+def test_the_kind_of_score_and_a_function_that_is_handed_on_count() -> None:
+    def flipped(metric: Any) -> Any:
+        return lambda kept, labels: metric(labels, kept)
+
+    made = [SetScore(flipped(f1_score)), SetScore(flipped(recall_score)), SetScore(f1_score), f1_score]
+    made += [SetScore(f1_score, np.ravel), SetScore(f1_score, best=1.0)]
+    made += [functools.partial(max, key=f1_score), functools.partial(max, key=recall_score)]
+    made += [functools.partial(np.quantile, np.float64(0.5)), functools.partial(np.quantile, np.float64(0.6))]
+    digests = [fingerprint_of(one) for one in made]
+    assert len(set(digests)) == len(made)
+    assert digests == [fingerprint_of(one) for one in made]
+    assert fingerprint_of(SetScore(flipped(f1_score))) == digests[0]
+
+
+def test_functions_without_a_source_are_told_apart() -> None:
+    one, other = (eval(f"lambda outputs, labels: outputs > {limit}") for limit in (1, 2))
+    assert fingerprint_of(one) != fingerprint_of(other)
+    assert fingerprint_of(one) == fingerprint_of(eval("lambda outputs, labels: outputs > 1"))
+
+
+def test_what_holds_itself_is_read_once() -> None:
+    ring: list[Any] = [1]
+    ring.append(ring)
+
+    def score(outputs: Any, labels: Any) -> Any:
+        return outputs * len(ring)
+
+    first = fingerprint_of(score)
+    ring[0] = 2
+    assert fingerprint_of(score) != first

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from paretune.check.holm import step_down
 from paretune.check.score_interval import of_mean, paired_shares
 from paretune.check.statistics import Estimate
 
@@ -71,16 +72,16 @@ def judged(pairs: Mapping[str, Paired], tolerance: float, confidence: float = 0.
 
     Each scenario is tested against ``tolerance`` (in pp, or % where scores are not between 0 and 1) on both sides:
     it ``breaks`` when its excess is above, and ``holds`` when it is below. Either kind of verdict is corrected on its
-    own by Holm's step-down procedure (Holm 1979, *A simple sequentially rejective multiple test procedure*) at half the
-    allowed error, so the chance that any verdict in the family is wrong is at most 1 − ``confidence``.
+    own by Holm's step-down procedure (:mod:`paretune.check.holm`) at half the allowed error, so the chance that any
+    verdict in the family is wrong is at most 1 − ``confidence``.
 
     An interval is that of paired shares where each example's excess is −1, 0 or 1, and the score interval of a mean
     else (:mod:`paretune.check.score_interval`). What no example shows may still be a share of 1 − error^(1/n) of all:
     for scores between 0 and 1 the interval of a mean reaches at least as far.
     """
     found = {name: _Scaled.of(pair) for name, pair in pairs.items()}
-    broken = _holm(found, lambda one, level: one.at(level)[0] > tolerance, confidence)
-    held = _holm(found, lambda one, level: one.at(level)[1] < tolerance, confidence)
+    broken = step_down(found, lambda name, level: found[name].at(level)[0] > tolerance, confidence)
+    held = step_down(found, lambda name, level: found[name].at(level)[1] < tolerance, confidence)
     verdicts = {}
     for name, one in found.items():
         low, high = one.at(broken[name][1])[0], one.at(held[name][1])[1]
@@ -155,21 +156,6 @@ class _Scaled:
 
     def _unseen(self, level: float) -> float:
         return self.reach * (1 - float(((1 - level) / 2) ** (1 / self.count)))
-
-
-def _holm(found: Mapping[str, _Scaled], rejects: Any, confidence: float) -> dict[str, tuple[bool, float]]:
-    """Name → (rejected, the confidence of the two-sided interval that decided): Holm's procedure by intervals.
-
-    A test is rejected at the level that is left when those rejected before are out of the count; that is repeated until
-    nothing changes, which is the same as going through them in the order of their p-values.
-    """
-    decided: dict[str, float] = {}
-    while True:
-        level = 1 - (1 - confidence) / max(1, len(found) - len(decided))
-        fresh = [name for name, one in found.items() if name not in decided and rejects(one, level)]
-        if not fresh:
-            return {name: (name in decided, decided.get(name, level)) for name in found}
-        decided |= dict.fromkeys(fresh, level)
 
 
 def _more(one: _Scaled, level: float, tolerance: float) -> int | None:

@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from paretune.check import early_stopping
 from paretune.check.issuer import ANSWERED, DUE, SENT
-from paretune.check.statistics import Estimate, percentile
+from paretune.check.statistics import Estimate, percentile, student_half
 from paretune.errors import CallError, MeasureError
 
 Array = np.ndarray[Any, Any]
@@ -189,7 +188,7 @@ def throughput(trace: Trace, confidence: float = 0.95) -> Estimate:
     if len(gaps) < 5:
         return Estimate(value, -math.inf, math.inf)
     mean = float(times[-1]) / len(times)
-    half = float(stats.t.ppf((1 + confidence) / 2, len(gaps) - 1)) * float(np.std(gaps, ddof=1)) / math.sqrt(len(gaps))
+    half = student_half(np.array(gaps), confidence)
     slowest = samples / (mean + half)
     return Estimate(value, min(slowest, value), samples / (mean - half) if mean > half else math.inf)
 

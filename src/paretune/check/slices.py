@@ -1,23 +1,25 @@
 """Slices: flips, agreement and drop for every class and every named part of the examples, and the worst of them.
 
 An average hides a slice that broke. Each one is judged by itself, and the more there are, the more each must show:
-decisions follow Holm (1979), *A simple sequentially rejective multiple test procedure*, Scandinavian Journal of
-Statistics 6, so that all of them together are wrong no more often than one verdict is.
+decisions follow Holm's procedure (:mod:`paretune.check.holm`), so that all of them together are wrong no more often
+than one verdict is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import cache
+from typing import Any
 
 import numpy as np
 
+from paretune.check.holm import step_down
 from paretune.check.statistics import Estimate, drop, share
+from paretune.check.verdict import Ruling
 from paretune.errors import DataError
 
 Array = np.ndarray[Any, Any]
-Ruling = Literal["meets", "breaks", "undecided"]
 
 
 @dataclass(frozen=True)
@@ -57,10 +59,6 @@ class SliceReport:
     """
 
     slices: tuple[Slice, ...]
-
-    @property
-    def worst(self) -> Slice | None:
-        return self.slices[0] if self.slices else None
 
     @property
     def verdict(self) -> Ruling:
@@ -104,11 +102,16 @@ def by_slice(
     masks = {**_classes(labels, len(baseline)), **_named(named or {}, len(baseline))}
     masks = {name: mask for name, mask in masks.items() if mask.any()}
     pairs = {name: (baseline[mask], trial[mask]) for name, mask in masks.items()}
-    decided = _holm(pairs, limit, unit, confidence)
+
+    @cache
+    def at(name: str, level: float) -> Estimate:
+        return drop(*pairs[name], unit, level)
+
+    decided = step_down(pairs, lambda name, level: _ruling(at(name, level), limit) != "undecided", confidence)
     found = []
     for name, mask in masks.items():
         ours, theirs = pairs[name]
-        estimate, level = decided[name]
+        _, level = decided[name]
         found.append(
             Slice(
                 name=name,
@@ -116,32 +119,13 @@ def by_slice(
                 lost=int((theirs < ours).sum()),
                 won=int((theirs > ours).sum()),
                 agreement=None if changed is None else share(int((~changed[mask]).sum()), len(ours), confidence),
-                drop=estimate,
-                plain=drop(ours, theirs, unit, confidence),
+                drop=at(name, level),
+                plain=at(name, confidence),
                 confidence=level,
-                verdict=_ruling(estimate, limit),
+                verdict=_ruling(at(name, level), limit),
             )
         )
     return SliceReport(tuple(sorted(found, key=lambda one: (-one.drop.low, -one.drop.value, one.name))))
-
-
-def _holm(
-    pairs: Mapping[str, tuple[Array, Array]], limit: float, unit: str, confidence: float
-) -> dict[str, tuple[Estimate, float]]:
-    """The deciding interval of every slice and its confidence.
-
-    With m slices left, those whose interval at 1 − α / m leaves the limit out are decided; then again with the rest,
-    until none is.
-    """
-    decided: dict[str, tuple[Estimate, float]] = {}
-    left = list(pairs)
-    while left:
-        level = 1 - (1 - confidence) / len(left)
-        found = {name: drop(*pairs[name], unit, level) for name in left}
-        clear = [name for name in left if _ruling(found[name], limit) != "undecided"]
-        decided |= {name: (found[name], level) for name in clear or left}
-        left = [name for name in left if name not in clear] if clear else []
-    return decided
 
 
 def _ruling(estimate: Estimate, limit: float) -> Ruling:

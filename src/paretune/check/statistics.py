@@ -69,7 +69,7 @@ def percentile(blocks: Blocks, q: float, confidence: float = 0.95, sessions: int
         below = np.array([np.mean(part <= value) for part in clusters])
         # the linearised mean of shares: clusters count by their samples
         off = sizes * (below - np.average(below, weights=sizes)) / sizes.mean()
-        half = _half(off, confidence)
+        half = student_half(off, confidence)
         # where clusters differ that much, the quantile may lie beyond all that was seen: that end stays open
         low = min(low, float(np.quantile(samples, q - half))) if q - half > 0 else 0.0
         high = max(high, float(np.quantile(samples, q + half))) if q + half < 1 else math.inf
@@ -196,7 +196,7 @@ def _sessions(blocks: Blocks, sessions: int) -> list[list[Array]]:
     return [[np.asarray(blocks[place], float) for place in part] for part in places if len(part)]
 
 
-def _half(values: Array, confidence: float) -> float:
-    """Half of Student's interval of a mean."""
+def student_half(values: Array, confidence: float) -> float:
+    """Half the length of Student's interval of the mean of ``values`` [n], n > 1."""
     count = len(values)
     return float(stats.t.ppf((1 + confidence) / 2, count - 1)) * float(values.std(ddof=1)) / math.sqrt(count)

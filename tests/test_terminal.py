@@ -66,6 +66,35 @@ def test_ends_that_are_not_known_are_dashes() -> None:
     assert "mse of A lies – % (– … –) below that of B" in text
 
 
+def test_scenarios_show_every_family_and_tell_what_broke() -> None:
+    def finding(name: str, verdict: str, error: str | None = None) -> dict[str, Any]:
+        return {"scenario": name, "verdict": verdict, "text": f"{name} in words", "error": error}
+
+    excess = {"value": 3.0, "low": 2.0, "high": 4.5, "unit": "pp", "verdict": "breaks"}
+    counts = {"scenarios": 20, "breaks": 14, "undecided": 1, "holds": 5}
+    found = {
+        "title": "INT8", "examples": 1500, "score": "accuracy", "tolerance": 1.0,
+        "clean": {"original": 0.9, "candidate": 0.89, "drop": {"unit": "pp"}},
+        "families": [
+            {"family": "weather", **counts, "excess": excess, "worst": "fog@5"},
+            {"family": "batch", **counts, "excess": None, "worst": None},
+        ],
+        "findings": [
+            *(finding(f"fog@{number}", "breaks") for number in range(14)), finding("mine", "undecided", "it failed"),
+            finding("rain", "holds"),
+        ],
+    }  # fmt: skip
+    text = shown(tables.stressed(found))
+    assert "INT8 on 1,500 examples: accuracy 0.9 → 0.89 unchanged; 1 pp of excess is tolerated" in text
+    assert "+3.00 pp (+2.00 … +4.50)" in text
+    assert text.index("weather") < text.index("batch")
+    assert "✗ fog@11: fog@11 in words" in text
+    assert "✗ fog@12" not in text, "twelve are told"
+    assert "and 2 more" in text
+    assert "? mine: mine in words" in text
+    assert "rain" not in text
+
+
 def test_nothing_meets_says_which_limit_binds() -> None:
     none = {**RESULT, "best": None, "why_none": "p95<=5ms binds, 40 % past it"}
     assert "p95<=5ms binds" in shown(terminal.headline(none))

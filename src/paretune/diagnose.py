@@ -21,10 +21,9 @@ from paretune.build.propose import light
 from paretune.check import power
 from paretune.check.machine import default_threads, fingerprint
 
-FLIPS = (0.0, 0.005, 0.01, 0.03, 0.05, 0.1)
+FLIPS = (0.0, 0.005, power.TYPICAL_FLIPS, 0.03, 0.05, 0.1)
 """Shares of examples that only one of the two gets right. Residual networks on CIFAR-10 were measured to flip 0.5 to
 1.8 % of their answers by INT8 after training, 6 to 13 % by pruning."""
-POWER = 0.8
 DOUBTFUL = 0.5
 """A limit whose proof is less likely than this at a typical drop is warned of."""
 
@@ -52,7 +51,7 @@ class Diagnosis:
             {
                 "flip_rate": rate,
                 "half_width_pp": power.half_width(count, rate, level),
-                "provable_pp": power.provable_limit(count, rate, power=POWER, confidence=level),
+                "provable_pp": power.provable_limit(count, rate, confidence=level),
             }
             for rate in FLIPS
         ]
@@ -66,7 +65,7 @@ class Diagnosis:
                 "limit": limit.text,
                 "flip_rate": rate,
                 "chance": power.chance_to_prove(limit.value, count, rate, confidence=level),
-                "examples_needed": power.examples_needed(limit.value, rate, power=POWER, confidence=level),
+                "examples_needed": power.examples_needed(limit.value, rate, confidence=level),
             }
             for limit in self.budget.limits
             if limit.unit == "pp" and any(name not in self.wholes for name in self._asked(limit))
@@ -82,12 +81,12 @@ class Diagnosis:
         """What will go wrong or stay undecided, and what to do about it."""
         found = list(self.data.warnings)
         for row in self.limits:
-            if row["flip_rate"] == 0.01 and row["chance"] < DOUBTFUL:
+            if row["flip_rate"] == power.TYPICAL_FLIPS and row["chance"] < DOUBTFUL:
                 more = f"about {row['examples_needed']:,} would do" if row["examples_needed"] else "no number would do"
                 found.append(
                     f"{row['limit']} will most likely stay undecided: {len(self.data.heldout):,} held-out examples "
-                    f"prove it with a chance of {row['chance']:.0%} when 1 % of the answers flip and the true drop is "
-                    f"{power.TYPICAL_DROP} pp; {more}"
+                    f"prove it with a chance of {row['chance']:.0%} when {100 * power.TYPICAL_FLIPS:g} % of the "
+                    f"answers flip and the true drop is {power.TYPICAL_DROP} pp; {more}"
                 )
         asked = [name for limit in self.budget.limits for name in self._asked(limit)]
         whole = [name for name in self.wholes if name in asked]

@@ -10,6 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 _OUTCOME = {"faster": "green", "slower": "red", "no difference shown": "yellow"}
+_VERDICT = {"breaks": "red", "undecided": "yellow", "holds": "green"}
+LISTED = 12
+"""Scenarios that are told in words."""
 
 
 def measured(found: Mapping[str, Any]) -> Group:
@@ -20,7 +23,7 @@ def measured(found: Mapping[str, Any]) -> Group:
     for name in ("batch", "p50", "p90", "p95", "p99", "throughput", "peak memory", "energy", *money, "samples"):
         grid.add_column(name, justify="right")
     for run in found["runs"]:
-        cells = [_interval(run["latency_ms"][name]) for name in ("p50", "p90", "p95", "p99")]
+        cells = [_number(run["latency_ms"][name], ".3g", " ms") for name in ("p50", "p90", "p95", "p99")]
         memory = run["peak_memory_bytes"]
         paid = (_price(run["cost"]),) if priced else ()
         grid.add_row(
@@ -72,7 +75,7 @@ def loaded(found: Mapping[str, Any]) -> Group:
         grid = Table(box=None, header_style="bold", pad_edge=False)
         for name in ("", *found["latency_ms"]):
             grid.add_column(name, justify="right" if name else "left")
-        grid.add_row("latency", *(_interval(value) for value in found["latency_ms"].values()))
+        grid.add_row("latency", *(_number(value, ".3g", " ms") for value in found["latency_ms"].values()))
         bounds = found["early_stopping_ms"]
         few = {name: f"– (needs {found['needed'][name]:,})" for name in bounds}
         cells = [few[name] if value is None else f"≤ {value:.3g} ms" for name, value in bounds.items()]
@@ -102,8 +105,8 @@ def compared(found: Mapping[str, Any]) -> Group:
     for ours, theirs in zip(a["runs"], b["runs"], strict=True):
         told = found["batches"][str(ours["batch"])]
         grid.add_row(
-            str(ours["batch"]), *(_interval(run["latency_ms"]["p50"]) for run in (ours, theirs)), _times(told["ratio"]),
-            Text(told["outcome"], style=_OUTCOME[told["outcome"]]),
+            str(ours["batch"]), *(_number(run["latency_ms"]["p50"], ".3g", " ms") for run in (ours, theirs)),
+            _number(told["ratio"], ".3f", "×"), Text(told["outcome"], style=_OUTCOME[told["outcome"]]),
         )  # fmt: skip
     lines: list[Any] = [
         Text(f"{letter}: {side['title']} on {side['target']}, {megabytes(side['size_bytes'])}", style="bold")
@@ -112,7 +115,7 @@ def compared(found: Mapping[str, Any]) -> Group:
     lines.append(grid)
     for name, drop in found["drops"].items():
         lines.append(Text(f"{name} of A lies {_number(drop, '+.2f', ' ' + drop['unit'])} below that of B"))
-    over = f"{_times(found['ratio'])}, {found['sessions']} sessions"
+    over = f"{_number(found['ratio'], '.3f', '×')}, {found['sessions']} sessions"
     shown = found["outcome"] != "no difference shown"
     words = f"A is {found['outcome']}: {over}" if shown else f"no difference shown: A runs at {over} of B's pace"
     lines.append(Text(words, style=_OUTCOME[found["outcome"]]))
@@ -144,6 +147,34 @@ def diagnosed(found: Mapping[str, Any]) -> Group:
     return Group(*lines)
 
 
+def stressed(found: Mapping[str, Any]) -> Group:
+    """What ``paretune scenarios`` found: families, the worst first, and what broke in words."""
+    grid = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("family", "scenarios", "break", "undecided", "hold", "excess drop of the whole", "worst"):
+        grid.add_column(name, justify="left" if name in ("family", "worst") else "right")
+    for one in found["families"]:
+        counts = [Text(str(one[name]), style=style if one[name] else "dim") for name, style in _VERDICT.items()]
+        grid.add_row(one["family"], str(one["scenarios"]), *counts, _excess(one["excess"]), one["worst"] or "–")
+    clean = found["clean"]
+    head = (
+        f"{found['title']} on {found['examples']:,} examples: {found['score']} {clean['original']:.4g} → "
+        f"{clean['candidate']:.4g} unchanged; {found['tolerance']:g} {clean['drop']['unit']} of excess is tolerated"
+    )
+    broken = [one for one in found["findings"] if one["verdict"] == "breaks"]
+    lines = [Text(f"✗ {one['scenario']}: {one['text']}", style="red") for one in broken[:LISTED]]
+    if len(broken) > LISTED:
+        lines.append(Text(f"and {len(broken) - LISTED} more", style="dim"))
+    failed = [one for one in found["findings"] if one["error"] and one["verdict"] != "breaks"]
+    lines += [Text(f"? {one['scenario']}: {one['text']}", style="yellow") for one in failed[:LISTED]]
+    return Group(Text(head, style="bold"), grid, *lines)
+
+
+def _excess(one: Mapping[str, Any] | None) -> Text:
+    if one is None or one["value"] is None:
+        return Text("–", style="dim")
+    return Text(_number(one, "+.2f", f" {one['unit']}"), style=_VERDICT[one["verdict"]])
+
+
 def listing(entries: list[dict[str, Any]]) -> Table:
     """What ``paretune techniques``, ``targets`` and ``sources`` show."""
     grid = Table(box=None, header_style="bold", pad_edge=False)
@@ -169,39 +200,31 @@ def _range(knob: Mapping[str, Any]) -> str:
     return ""
 
 
-def _interval(value: Mapping[str, float] | None) -> str:
-    if value is None:
-        return "–"
-    ends = ("–" if value[end] is None else f"{value[end]:.3g}" for end in ("low", "high"))
-    return f"{value['value']:.3g} ms ({' … '.join(ends)})"
-
-
 def _power(found: Mapping[str, Any]) -> Table:
     """What the held-out data can prove of a right-or-wrong score, by how many answers flip."""
+    from paretune.check.power import POWER  # it loads scipy, which the other tables do without
+
     grid = Table(box=None, header_style="bold", pad_edge=False)
     limits = list(dict.fromkeys(row["limit"] for row in found["limits"]))
-    columns = ["answers that flip", "half-width", "provable at 80 %", *(f"{limit} proven" for limit in limits)]
-    for name in columns:
+    proofs = (f"{limit} proven" for limit in limits)
+    for name in ("answers that flip", "half-width", f"provable at {100 * POWER:g} %", *proofs):
         grid.add_column(name, justify="right")
     for row in found["power"]:
         cells = [f"{row['flip_rate']:.1%}", f"±{row['half_width_pp']:.2f} pp", f"{row['provable_pp']:.2f} pp"]
         for limit in limits:
             told = next(one for one in found["limits"] if (one["limit"], one["flip_rate"]) == (limit, row["flip_rate"]))
             needed = f", {told['examples_needed']:,} needed" if told["examples_needed"] else ""
-            cells.append(f"{told['chance']:.0%}{needed if told['chance'] < 0.8 else ''}")
+            cells.append(f"{told['chance']:.0%}{needed if told['chance'] < POWER else ''}")
         grid.add_row(*cells)
     return grid
 
 
-def _number(value: Mapping[str, Any], form: str, unit: str = "") -> str:
+def _number(value: Mapping[str, Any] | None, form: str, unit: str = "") -> str:
     """``value (low … high)``; a dash for what is not known."""
+    if value is None:
+        return "–"
     told = {end: "–" if value[end] is None else format(value[end], form) for end in ("value", "low", "high")}
     return f"{told['value']}{unit} ({told['low']} … {told['high']})"
-
-
-def _times(value: Mapping[str, Any]) -> str:
-    ends = [value[end] for end in ("low", "high")]
-    return f"{value['value']:.3f}× ({' … '.join('–' if end is None else f'{end:.3f}' for end in ends)})"
 
 
 def megabytes(size: int | None) -> str:

@@ -17,6 +17,10 @@ from paretune.check.score_interval import paired_shares, quantile
 
 TYPICAL_DROP = 0.3
 """A small true drop in pp, assumed: what a limit should still be provable at."""
+TYPICAL_FLIPS = 0.01
+"""A share of flips as INT8 after training has it, assumed with that drop."""
+POWER = 0.8
+"""The chance with which a proof should succeed."""
 MOST_EXAMPLES = 10**9
 
 
@@ -26,7 +30,7 @@ def half_width(count: int, flip_rate: float, confidence: float = 0.95) -> float:
 
 
 def provable_limit(
-    count: int, flip_rate: float, true_drop: float = TYPICAL_DROP, power: float = 0.8, confidence: float = 0.95
+    count: int, flip_rate: float, true_drop: float = TYPICAL_DROP, power: float = POWER, confidence: float = 0.95
 ) -> float:
     """The smallest limit in pp that ``count`` examples prove with chance ``power`` when the drop is ``true_drop`` pp.
 
@@ -38,7 +42,7 @@ def provable_limit(
 
 
 def examples_needed(
-    limit: float, flip_rate: float, true_drop: float = TYPICAL_DROP, power: float = 0.8, confidence: float = 0.95
+    limit: float, flip_rate: float, true_drop: float = TYPICAL_DROP, power: float = POWER, confidence: float = 0.95
 ) -> int | None:
     """About how many examples prove ``limit`` pp with chance ``power``; None when no number does (a drop too large)."""
 

@@ -12,9 +12,6 @@ import typer
 from paretune.cli import ending, options
 
 app = typer.Typer()
-LISTED = 12
-"""Findings that are shown in words."""
-STYLE = {"breaks": "red", "undecided": "yellow", "holds": "green"}
 
 
 @app.command(no_args_is_help=True)
@@ -48,7 +45,7 @@ def scenarios(
 
     Exit status 0 when it was measured, whatever came of it. `docs/scenarios.md` says what each one does.
     """
-    from paretune import terminal
+    from paretune import tables, terminal
     from paretune.scenarios import scenarios as run
 
     work, _ = options.workload(workload, data, score)
@@ -66,7 +63,7 @@ def scenarios(
         return
     for warning in found["warnings"]:
         words.print(f"! {warning}", style="yellow", markup=False)
-    result.print(table(found))
+    result.print(tables.stressed(found))
     if out is not None:
         words.print(f"heat map: {out / 'scenarios.html'}", markup=False, soft_wrap=True)
 
@@ -78,40 +75,3 @@ def _write(found: Mapping[str, Any], out: Path) -> None:
 
     write_whole(out / FILE, json_.dumps(found, indent=1, allow_nan=False))
     heatmap.write(found, out / "scenarios.html")
-
-
-def table(found: Mapping[str, Any]) -> Any:
-    """Families, the worst first, and what broke in words."""
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
-    grid = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("family", "scenarios", "break", "undecided", "hold", "excess drop of the whole", "worst"):
-        grid.add_column(name, justify="left" if name in ("family", "worst") else "right")
-    for one in found["families"]:
-        counts = [
-            Text(str(one[name]), style=STYLE[name] if one[name] else "dim") for name in ("breaks", "undecided", "holds")
-        ]
-        grid.add_row(one["family"], str(one["scenarios"]), *counts, _interval(one["excess"]), one["worst"] or "–")
-    clean = found["clean"]
-    head = (
-        f"{found['title']} on {found['examples']:,} examples: {found['score']} {clean['original']:.4g} → "
-        f"{clean['candidate']:.4g} unchanged; {found['tolerance']:g} {clean['drop']['unit']} of excess is tolerated"
-    )
-    broken = [one for one in found["findings"] if one["verdict"] == "breaks"]
-    lines = [Text(f"✗ {one['scenario']}: {one['text']}", style="red") for one in broken[:LISTED]]
-    if len(broken) > LISTED:
-        lines.append(Text(f"and {len(broken) - LISTED} more", style="dim"))
-    failed = [one for one in found["findings"] if one["error"] and one["verdict"] != "breaks"]
-    lines += [Text(f"? {one['scenario']}: {one['text']}", style="yellow") for one in failed[:LISTED]]
-    return Group(Text(head, style="bold"), grid, *lines)
-
-
-def _interval(one: Mapping[str, Any] | None) -> Any:
-    from rich.text import Text
-
-    if one is None or one["value"] is None:
-        return Text("–", style="dim")
-    ends = f" ({one['low']:+.2f} … {one['high']:+.2f})" if None not in (one["low"], one["high"]) else ""
-    return Text(f"{one['value']:+.2f} {one['unit']}{ends}", style=STYLE[one["verdict"]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -21,99 +22,12 @@ from paretune.build.store import Store
 from paretune.check.bench import Bench
 from paretune.check.measurement import Subject
 
-MODULE = '''
-import contextlib, ctypes, os, signal, sys, time
-from dataclasses import dataclass
-from typing import ClassVar
-import numpy as np
-from paretune.ask.knob import knob
-
-@dataclass(frozen=True)
-class Rogue:
-    """Answers the inputs' first three columns, unless ``mode`` says how to fail."""
-
-    name: ClassVar[str] = "rogue"
-    accepts: ClassVar = frozenset({"rogue"})
-    needs: ClassVar = {}
-    reference: ClassVar = False
-    cost: ClassVar = 0.1
-    mode: str = knob("fine", "how it fails")
-    factor: float = knob(1.0, "answers are multiplied by it")
-    pause_ms: float = knob(0.0, "how long an inference takes at least")
-    callers: int = knob(1, "how many callers it wants")
-    mark: str = knob("", "a file in which every opening is noted")
-
-    @contextlib.contextmanager
-    def open(self, artifact, settings):
-        if self.mark:
-            with open(self.mark, "a") as file:
-                file.write(f"{os.getpid()} {settings.batch}\\n")
-        if self.mode == "no_open":
-            raise RuntimeError("cannot be\\n  opened")
-        if self.mode == "hang_open":
-            time.sleep(3600)
-        yield Runner(self, artifact)
-
-    def unavailable(self):
-        return None
-
-    @classmethod
-    def light(cls, throughput):
-        return (cls(),)
-
-
-class Runner:
-    def __init__(self, target, artifact):
-        self.target, self.artifact, self.callers, self.kept = target, artifact, target.callers, []
-        self.gpus = (0,) if target.mode == "gpu" else ()
-
-    def infer(self, inputs):
-        x, mode = inputs[0], self.target.mode
-        if self.target.pause_ms and mode != "spin":
-            time.sleep(self.target.pause_ms / 1e3)
-        end = time.thread_time() + self.target.pause_ms / 1e3
-        while mode == "spin" and time.thread_time() < end:
-            pass
-        if mode == "leak":
-            self.kept.append(bytearray(1000))
-        if mode == "cache" and len(self.kept) < 1000:
-            self.kept.append(bytearray(1000))
-        y = x[:, :3] * np.float32(self.target.factor)
-        if mode.startswith("late_"):  # it works for a while first
-            self.kept.append(None)
-            mode = mode[5:] if len(self.kept) > 30 else "fine"
-        if mode == "segfault":
-            os.kill(os.getpid(), signal.SIGSEGV)
-        if mode == "exit":
-            os._exit(7)
-        if mode == "hang":
-            time.sleep(3600)
-        if mode == "raise":
-            raise ValueError("no kernel\\n   for this")
-        if mode == "say":
-            print('{"ok": true, "latencies_ms": [0.0]}', flush=True)
-            os.write(1, b"garbage\\n")
-            ctypes.CDLL(None).puts(b"more")
-        if mode == "allocate" and not self.kept:
-            self.kept.append(np.ones(200_000_000 // 8))
-        if mode == "own_inputs":
-            x[:] = 0
-        if mode == "environment":
-            cpus, threads = len(os.sched_getaffinity(0)), int(os.environ["OMP_NUM_THREADS"])
-            y = y * 0 + np.float32([cpus, threads, int(os.environ["MALLOC_MMAP_THRESHOLD_"])])
-        return {
-            "list": [y], "shape": (y[1:],), "scalar": (np.zeros((), np.float32),), "nan": (y * np.float32("nan"),),
-            "inf": (y + np.float32("inf"),), "text": (y.astype(str),), "object": (y.astype(object),),
-            "pair": (y, y.sum(axis=1)),
-        }.get(mode, (y,))
-'''
-
 
 @pytest.fixture(scope="module")
 def rogues(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The folder of the installed distribution; gone from the path afterwards."""
     site = tmp_path_factory.mktemp("site")
-    (site / "rogue_target.py").write_text(MODULE)
+    shutil.copy(Path(__file__).with_name("rogue_target.py"), site)
     told = site / "rogue_target-1.0.dist-info"
     told.mkdir()
     (told / "METADATA").write_text("Metadata-Version: 2.1\nName: rogue-target\nVersion: 1.0\n")

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from paretune.ask import plugin
 from paretune.ask.artifact import Artifact, TensorSpec
 from paretune.ask.data import Split
-from paretune.ask.knob import make
+from paretune.ask.target import Target
 from paretune.check import behaviour, pressure
 from paretune.check.behaviour import Examination, Told, judged, questions, rows_of
 from paretune.check.measurement import Subject
@@ -21,126 +19,34 @@ from paretune.check.probe import Probe
 from paretune.check.stress import LAYOUTS, distance
 from paretune.errors import MeasureError
 
-ODD = '''
-import contextlib, os, time
-from dataclasses import dataclass
-from typing import ClassVar
-import numpy as np
-from paretune.ask.knob import knob
-
-@dataclass(frozen=True)
-class Odd:
-    """Answers the first three columns, unless ``mode`` says what is wrong with it."""
-
-    name: ClassVar[str] = "odd"
-    accepts: ClassVar = frozenset({"odd"})
-    needs: ClassVar = {}
-    reference: ClassVar = False
-    cost: ClassVar = 0.1
-    mode: str = knob("fine", "what is wrong")
-
-    @contextlib.contextmanager
-    def open(self, artifact, settings):
-        yield Runner(self.mode, settings.batch)
-
-    def unavailable(self):
-        return None
-
-    @classmethod
-    def light(cls, throughput):
-        return (cls(),)
-
-
-class Runner:
-    def __init__(self, mode, batch):
-        self.mode, self.batch, self.calls, self.busy = mode, batch, 0, 0
-
-    def infer(self, inputs):
-        (x,) = inputs
-        mode = self.mode
-        self.calls += 1
-        if mode != "lax" and (x.dtype != np.float32 or x.ndim != 2 or x.shape[1] != 4):
-            raise ValueError("takes float32 [batch, 4]")
-        if mode == "small" and len(x) > self.batch:
-            raise ValueError("batch too large")
-        if mode == "alone" and len(x) == 1:
-            x = x + 1
-        if mode == "scale" and len(x):
-            step = np.float32(np.abs(x).max() / 8)
-            x = np.round(x / step) * step
-        if mode == "drifts":
-            x = x + np.float32(self.calls * 0.2)
-        if mode == "dies" and np.isnan(x).any():
-            os._exit(3)
-        if mode == "spills" and np.isnan(x).any():
-            x = x * np.float32("nan")
-        if mode == "fickle" and np.isnan(x).any():
-            self.mode = "alone"
-        if mode == "writes":
-            x *= 1
-        if mode == "crowded":
-            self.busy += 1
-            time.sleep(0.002)
-            x = x + (self.busy - 1)
-            self.busy -= 1
-        return (np.ascontiguousarray(x[..., :3], dtype=np.float32),)
-'''
 Opened = Callable[[str], Probe]
 
 
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    site = tmp_path_factory.mktemp("site")
-    (site / "odd_target.py").write_text(ODD)
-    told = site / "odd_target-1.0.dist-info"
-    told.mkdir()
-    (told / "METADATA").write_text("Metadata-Version: 2.1\nName: odd-target\nVersion: 1.0\n")
-    (told / "entry_points.txt").write_text("[paretune.targets]\nodd = odd_target:Odd\n")
-    sys.path.insert(0, str(site))
-    plugin._entries.cache_clear()
-    try:
-        yield
-    finally:
-        sys.path.remove(str(site))
-        sys.modules.pop("odd_target", None)
-        plugin._entries.cache_clear()
-
-
 @pytest.fixture
-def artifact(tmp_path: Path) -> Artifact:
-    root = tmp_path / "model"
-    root.mkdir()
-    (root / "weights.bin").write_bytes(b"w")
-    specs = (TensorSpec("x", "float32", ("batch", 4)),), (TensorSpec("y", "float32", ("batch", 3)),)
-    return Artifact.seal("odd", root, *specs)
-
-
-@pytest.fixture
-def opened(installed: None, artifact: Artifact, tmp_path: Path) -> Opened:
+def opened(rogue: Callable[..., Target], model: Artifact, tmp_path: Path) -> Opened:
     def of(mode: str) -> Probe:
-        target = make(plugin.load("targets", "odd"), {"mode": mode}, "odd")
-        return Probe(Subject(mode, artifact, target), 1, 6, tmp_path)
+        return Probe(Subject(mode, model, rogue(mode)), 1, 6, tmp_path)
 
     return of
 
 
 @pytest.fixture
-def rows(artifact: Artifact) -> Any:
+def rows(model: Artifact) -> Any:
     x = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
-    return rows_of(Split.whole([(row, 0) for row in x], None, "heldout"), artifact, 7)
+    return rows_of(Split.whole([(row, 0) for row in x], None, "heldout"), model, 7)
 
 
-def asked(probe: Probe, rows: Any, artifact: Artifact, names: set[str] | None = None) -> dict[str, Told]:
+def asked(probe: Probe, rows: Any, model: Artifact, names: set[str] | None = None) -> dict[str, Told]:
     with probe:
-        known = Examination.begin(probe, rows, artifact)
-        wanted = [one for one in questions(rows, artifact) if names is None or one.name in names]
+        known = Examination.begin(probe, rows, model)
+        wanted = [one for one in questions(rows, model) if names is None or one.name in names]
         return {one.name: known.put(one) for one in wanted}
 
 
-def test_a_sound_runner_takes_everything(opened: Opened, rows: Any, artifact: Artifact) -> None:
-    found = asked(opened("fine"), rows, artifact)
+def test_a_sound_runner_takes_everything(opened: Opened, rows: Any, model: Artifact) -> None:
+    found = asked(opened("fine"), rows, model)
     assert len(found) >= 20
-    legal = {one.name for one in questions(rows, artifact) if one.legal}
+    legal = {one.name for one in questions(rows, model) if one.legal}
     assert {found[name].outcome for name in legal} == {"same", "answers"}
     assert found["float64_input"].outcome == found["extra_axis"].outcome == "refuses"
     assert found["full_batch"].deviation == 0
@@ -159,26 +65,26 @@ def test_a_sound_runner_takes_everything(opened: Opened, rows: Any, artifact: Ar
     ],
 )
 def test_planted_faults_are_found(
-    mode: str, caught: set[str], unharmed: set[str], opened: Opened, rows: Any, artifact: Artifact
+    mode: str, caught: set[str], unharmed: set[str], opened: Opened, rows: Any, model: Artifact
 ) -> None:
-    fine = asked(opened("fine"), rows, artifact, caught | unharmed)
-    found = asked(opened(mode), rows, artifact, caught | unharmed)
-    by_name = {one.name: one for one in questions(rows, artifact)}
+    fine = asked(opened("fine"), rows, model, caught | unharmed)
+    found = asked(opened(mode), rows, model, caught | unharmed)
+    by_name = {one.name: one for one in questions(rows, model)}
     verdicts = {name: judged(by_name[name], fine[name], told).verdict for name, told in found.items()}
     assert {name for name, verdict in verdicts.items() if verdict == "breaks"} >= caught
     assert {name for name, verdict in verdicts.items() if verdict == "holds"} >= unharmed
 
 
-def test_a_runner_that_is_another_one_afterwards_is_found(opened: Opened, rows: Any, artifact: Artifact) -> None:
-    known = asked(opened("fickle"), rows[:1], artifact, {"nan_in_one_row"})
+def test_a_runner_that_is_another_one_afterwards_is_found(opened: Opened, rows: Any, model: Artifact) -> None:
+    known = asked(opened("fickle"), rows[:1], model, {"nan_in_one_row"})
     assert known["nan_in_one_row"].outcome == "same", "full batches are as before"
-    silent = asked(opened("lax"), rows, artifact, {"float16_input", "uint8_input", "one_feature_less"})
+    silent = asked(opened("lax"), rows, model, {"float16_input", "uint8_input", "one_feature_less"})
     assert silent["float16_input"].outcome == "same"
     assert silent["uint8_input"].outcome == "same"
 
 
-def test_what_the_original_does_as_well_is_no_fault_of_the_candidate(rows: Any, artifact: Artifact) -> None:
-    by_name = {one.name: one for one in questions(rows, artifact)}
+def test_what_the_original_does_as_well_is_no_fault_of_the_candidate(rows: Any, model: Artifact) -> None:
+    by_name = {one.name: one for one in questions(rows, model)}
     legal, malformed = by_name["nan_in_one_row"], by_name["float64_input"]
     fine, refuses, dies = Told("same", 0.0), Told("refuses", None, "no"), Told("dies")
     assert judged(legal, fine, dies).verdict == "breaks"
@@ -191,12 +97,12 @@ def test_what_the_original_does_as_well_is_no_fault_of_the_candidate(rows: Any, 
     assert "by 0.5" in judged(malformed, refuses, Told("differs", 0.5)).text
 
 
-def test_words_get_questions_of_their_own_and_a_fixed_batch_no_others(rows: Any, artifact: Artifact) -> None:
+def test_words_get_questions_of_their_own_and_a_fixed_batch_no_others(rows: Any, model: Artifact) -> None:
     words = (np.random.default_rng(0).integers(2, 99, (7, 5)),)
-    names = {one.name for one in questions(words, artifact)}
+    names = {one.name for one in questions(words, model)}
     assert {"beyond_the_vocabulary", "negative_word", "nothing_but_padding", "int32_input"} <= names
     assert not {"nan_in_one_row", "uint8_input", "int64_input"} & names
-    fixed = Artifact("odd", artifact.root, {}, (TensorSpec("x", "float32", (6, 4)),), artifact.outputs)
+    fixed = Artifact("rogue", model.root, {}, (TensorSpec("x", "float32", (6, 4)),), model.outputs)
     legal = [one for one in questions(rows, fixed) if one.legal]
     assert {len(one.inputs[0]) for one in legal} == {6}
     assert "one_more" not in {one.name for one in legal}
@@ -247,7 +153,7 @@ def test_load_is_measured_and_answers_that_move_are_found(
 
 
 def test_a_subject_that_cannot_be_measured_is_told(
-    opened: Opened, rows: Any, artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+    opened: Opened, rows: Any, model: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pressure, "ROUNDS", 2)
     bad = (np.zeros((6, 4)),)
@@ -258,5 +164,5 @@ def test_a_subject_that_cannot_be_measured_is_told(
     fine = pressure.measured(load, lambda: opened("fine"), (rows[0][:6],))
     assert pressure.judged(load, fine, figures).verdict == "breaks"
     with opened("fine") as probe, pytest.raises(MeasureError, match=r"does not answer plain rows: .*takes float32"):
-        Examination.begin(probe, (np.zeros((7, 4)),), artifact)
+        Examination.begin(probe, (np.zeros((7, 4)),), model)
     assert behaviour.TOLERANCE == 0.01

@@ -85,17 +85,17 @@ def _slices(loop: Loop, verdict: Verdict) -> dict[str, SliceReport]:
     parts = [part.labels for part in split.batches(loop.answer_batch)]
     plain = all(part is not None and part.ndim == 1 for part in parts)
     labels = np.concatenate([part for part in parts if part is not None]) if plain else None
-    named = {name: members(split, name, belongs) for name, belongs in (loop.workload.slices or {}).items()}
+    masks = {name: members(split, name, belongs) for name, belongs in (loop.workload.slices or {}).items()}
     changed = ours.compared != theirs.compared if ours.compared.dtype.kind in "iub" else None
     if changed is not None:
         changed = changed.reshape(len(changed), -1).any(axis=1)
     found = {}
     for score, values in theirs.scores.items():
         limits = [limit for limit in loop.budget.limits if limit.name == "drop" and limit.score in (None, score)]
-        if limits and (labels is not None or named):
+        if limits and (labels is not None or masks):
             tightest = min(limits, key=lambda limit: limit.value)
             found[score] = by_slice(
-                ours.scores[score], values, tightest.value, tightest.unit, labels, named, changed,
+                ours.scores[score], values, tightest.value, tightest.unit, labels, masks, changed,
                 loop.budget.confidence,
             )  # fmt: skip
     return {score: report for score, report in found.items() if report.slices}

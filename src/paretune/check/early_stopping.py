@@ -51,7 +51,7 @@ def place(count: int, q: float, confidence: float = CONFIDENCE) -> int | None:
     return above or None
 
 
-def estimate(samples: np.ndarray[Any, Any], q: float, confidence: float = CONFIDENCE) -> float | None:
+def estimate(samples: np.ndarray[Any, Any], q: float) -> float | None:
     """The early-stopping estimate of the ``q`` quantile of samples [n], in their unit; None: there are too few."""
-    above = place(len(samples), q, confidence)
+    above = place(len(samples), q)
     return None if above is None else float(np.sort(samples)[len(samples) - above])

@@ -15,13 +15,16 @@ from paretune.check.statistics import Estimate
 
 Array = np.ndarray[Any, Any]
 INFERENCES = 10_000
+"""In a pass, where the time allows it."""
 SOAK_S = 60.0
+"""The longest pass that a person asks for."""
 BRIEF_S = 3.0
-"""The longest pass that a person asks for, and the one that a run spends on its best candidate."""
+"""The longest pass that a run spends on its best candidate."""
 FLOOR_BYTES = 128 * 1024
 """Growth over a whole pass that is not called a leak: one step of glibc's heap (M_TOP_PAD, mallopt(3))."""
 LEAST = 12
 """Samples below which nothing is said."""
+CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Growth:
         }
 
 
-def growth(done: Sequence[int], anon_bytes: Sequence[int | None], seconds: float, level: float = 0.95) -> Growth:
+def growth(done: Sequence[int], anon_bytes: Sequence[int | None], seconds: float) -> Growth:
     """Judge samples of anonymous memory taken after ``done`` inferences, ascending.
 
     The slope is Theil and Sen's (Sen 1968, *Estimates of the regression coefficient based on Kendall's tau*, JASA 63),
@@ -61,7 +64,7 @@ def growth(done: Sequence[int], anon_bytes: Sequence[int | None], seconds: float
         return Growth("undecided", None, last, seconds, f"memory growth is undecided: {why}")
     x, y = np.asarray(done, float), np.asarray(anon_bytes, float)
     middle = len(x) // 2
-    early, late = _slope(x[:middle], y[:middle], level), _slope(x[middle:], y[middle:], level)
+    early, late = _slope(x[:middle], y[:middle]), _slope(x[middle:], y[middle:])
     allowed = FLOOR_BYTES / (x[-1] - x[0])
     verdict: Literal["leaking", "steady", "undecided"] = "undecided"
     if all(half.low > 0 and half.value > allowed for half in (early, late)):
@@ -86,10 +89,10 @@ def _kilobytes(value: float) -> str:
     return f"{value / 1e3:,.3g} kB"
 
 
-def _slope(x: Array, y: Array, level: float) -> Estimate:
+def _slope(x: Array, y: Array) -> Estimate:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # samples that are all alike have no spread to divide by
-        value, _, low, high = stats.theilslopes(y, x, level)
+        value, _, low, high = stats.theilslopes(y, x, CONFIDENCE)
     return Estimate(float(value), float(min(low, value)), float(max(high, value)))
 
 

@@ -60,7 +60,7 @@ class LoadgenSummary:
     queries: int
     latency_ms: Mapping[str, float]
     mean_ms: float
-    throughput_per_s: float | None
+    throughput_per_s: float
     early_stopping_ms: Mapping[str, float]
     discarded: int | None
     trace: Trace

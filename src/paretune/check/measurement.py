@@ -109,13 +109,16 @@ def joined(parts: Sequence[BatchRun]) -> BatchRun:
     )
 
 
-def run_of(value: dict[str, Any]) -> BatchRun:
-    value["blocks"] = tuple(map(tuple, value["blocks"]))
-    value["beside"] = {name: tuple(map(tuple, blocks)) for name, blocks in value["beside"].items()}
-    value["spent"] = _spent_of(value.get("spent", ()))
-    value["spent_beside"] = {name: _spent_of(ones) for name, ones in value.get("spent_beside", {}).items()}
-    value["disturbances"] = tuple(Disturbance(**one) for one in value.get("disturbances", ()))
-    return BatchRun(**value)
+def run_of(told: Mapping[str, Any]) -> BatchRun:
+    """The run that :func:`dataclasses.asdict` wrote as JSON, in which tuples are lists and classes are objects."""
+    parts = {
+        "blocks": tuple(map(tuple, told["blocks"])),
+        "beside": {name: tuple(map(tuple, blocks)) for name, blocks in told["beside"].items()},
+        "spent": _spent_of(told.get("spent", ())),
+        "spent_beside": {name: _spent_of(ones) for name, ones in told.get("spent_beside", {}).items()},
+        "disturbances": tuple(Disturbance(**one) for one in told.get("disturbances", ())),
+    }
+    return BatchRun(**{**told, **parts})
 
 
 def _spent_of(told: Sequence[dict[str, Any]]) -> tuple[Spent, ...]:

@@ -195,11 +195,11 @@ class Child:
             return (self._private / "stderr").read_text(errors="replace")
         return ""
 
-    def time(self, feed: Feed, seconds: float, count: int, warm_s: float, warm_count: int = 2) -> dict[str, Any]:
+    def time(self, feed: Feed, seconds: float, count: int, warm_s: float) -> dict[str, Any]:
         """One block of latencies; see :meth:`paretune.check.child._Session.time`."""
         return self.call(
             "time", 120 + 20 * seconds + 20 * count, feed=str(feed.root), seconds=seconds, count=count,
-            warm_s=warm_s, warm_count=warm_count,
+            warm_s=warm_s, warm_count=2,
         )  # fmt: skip
 
     def load(self, feed: Feed, schedule: Schedule, notes: Path, warm_s: float = 0.3, patience_s: float = 120) -> Trace:

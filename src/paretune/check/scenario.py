@@ -161,7 +161,7 @@ def fitting(scenarios: Iterable[Scenario], views: Mapping[str, View], only: Sequ
     """
     chosen: dict[str, Scenario] = {}
     for one in scenarios:
-        if one.fits not in views or not views[one.fits].takes(one.family, one.stem):
+        if one.fits not in views or not views[one.fits].takes(one.stem):
             continue
         if one.name in chosen:
             raise CallError(f"there are two scenarios {one.name!r}", do="give the function another name")

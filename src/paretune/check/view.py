@@ -36,7 +36,7 @@ class View(Protocol):
         """The inputs with the changed one in its place; raises :class:`DataError` if it is not what it should be."""
         ...
 
-    def takes(self, family: str, stem: str) -> bool:
+    def takes(self, stem: str) -> bool:
         """Whether the scenario does anything to this data."""
         ...
 
@@ -114,7 +114,7 @@ class ImageView:
             array = np.clip(np.rint(array), 0, 255)
         return {**inputs, self.name: _same(array, original, where)}
 
-    def takes(self, family: str, stem: str) -> bool:
+    def takes(self, stem: str) -> bool:
         return len(self.low) > 1 or stem not in COLOUR
 
     def describe(self) -> dict[str, Any]:
@@ -150,7 +150,7 @@ class RowView:
         row = np.where(np.isnan(scores), 0.0, scores) * self.deviation + self.mean
         return {**inputs, self.name: _same(row, np.asarray(inputs[self.name]), where)}
 
-    def takes(self, family: str, stem: str) -> bool:
+    def takes(self, stem: str) -> bool:
         return True
 
     def describe(self) -> dict[str, Any]:
@@ -213,7 +213,7 @@ class TokenView:
             found[self.mask] = kept.astype(np.asarray(inputs[self.mask]).dtype)
         return found
 
-    def takes(self, family: str, stem: str) -> bool:
+    def takes(self, stem: str) -> bool:
         return True
 
     def describe(self) -> dict[str, Any]:
@@ -245,7 +245,7 @@ class TextView:
             raise DataError(f"returned a {type(changed).__qualname__}, not a text", where=where)
         return {**inputs, self.name: changed}
 
-    def takes(self, family: str, stem: str) -> bool:
+    def takes(self, stem: str) -> bool:
         return True
 
     def describe(self) -> dict[str, Any]:
@@ -272,7 +272,7 @@ class AnyView:
                 raise DataError(f"returned {array.dtype} for {key}, which is {dtype}", where=where)
         return arrays
 
-    def takes(self, family: str, stem: str) -> bool:
+    def takes(self, stem: str) -> bool:
         return True
 
     def describe(self) -> dict[str, Any]:

@@ -29,7 +29,6 @@ class Column:
 class Row:
     candidate: Candidate
     label: str
-    rank: int
     cells: tuple[Figure, ...]
     marks: tuple[str, ...]
     variant: str
@@ -113,8 +112,8 @@ def table(outcome: Outcome) -> Table:
     kept = [place for place in range(len(columns)) if any(row[place].sort is not None for row in cells)]
     left_out = [columns[place] for place in range(len(columns)) if place not in kept]
     rows = tuple(
-        Row(one, label(one), position, tuple(row[place] for place in kept), marks(outcome, one), telling[one["id"]])
-        for position, (one, row) in enumerate(zip(ordered, cells, strict=True))
+        Row(one, label(one), tuple(row[place] for place in kept), marks(outcome, one), telling[one["id"]])
+        for one, row in zip(ordered, cells, strict=True)
     )
     names = dict.fromkeys(f"{one.label}{f' at batch {one.batch}' if one.batch else ''}" for one in left_out)
     return Table(tuple(columns[place] for place in kept), rows, tuple(names))

@@ -62,7 +62,7 @@ def _other_bests(outcome: Outcome) -> list[str]:
         if name is None or best is None or name == best["id"]:
             continue
         other = outcome.by_id[name]
-        speed = _speed(outcome, other, int(batch), detailed=True)
+        speed = _speed(other, int(batch), detailed=True)
         lines.append(f"For batch {batch} alone, {other['title']} is the best choice{f': {speed}' if speed else ''}.")
     return lines
 
@@ -108,11 +108,11 @@ def _speeds(outcome: Outcome, candidate: Candidate, detailed: bool) -> str:
     """At the objective's batch size, or at the smallest and the largest."""
     asked = outcome.result["objective"]["batch"]
     batches = [asked] if asked in outcome.batches else list(dict.fromkeys((outcome.batches[0], outcome.batches[-1])))
-    said = [_speed(outcome, candidate, batch, detailed) for batch in batches]
+    said = [_speed(candidate, batch, detailed) for batch in batches]
     return " and ".join(one for one in said if one) or ("" if detailed else "within its budget")
 
 
-def _speed(outcome: Outcome, candidate: Candidate, batch: int, detailed: bool) -> str:
+def _speed(candidate: Candidate, batch: int, detailed: bool) -> str:
     run = run_at(candidate, batch)
     speedup = run and run["speedup"]
     if not speedup or speedup["value"] is None:

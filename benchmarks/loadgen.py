@@ -28,13 +28,13 @@ from scipy import stats
 
 from paretune.ask.data import Split
 from paretune.check import early_stopping
+from paretune.check.bench import whole_batches
 from paretune.check.feed import Feed
 from paretune.check.load import QUANTILES, SAMPLES, Schedule, Trace, throughput
 from paretune.check.loadgen import Loadgen, LoadgenSummary, drive
 from paretune.check.machine import default_threads, fingerprint, measuring_lock
 from paretune.check.process import Child
-from paretune.load import batches_of
-from paretune.subject import subject_of, synthetic
+from paretune.subject import sample_of, subject_of
 
 FIGURES = {
     "single-stream": ("p50", "p90", "p99"),
@@ -91,11 +91,11 @@ def measure(bundle: Path, asked: argparse.Namespace, scratch: Path) -> tuple[lis
     machine = fingerprint(asked.threads or default_threads())
     subject, title, _, _ = subject_of(bundle, None, None, scratch, machine)
     given = images() if tuple(subject.artifact.inputs[0].shape[1:]) == (3, 32, 32) else None
-    data = given or synthetic(subject.artifact, 8 * max(SAMPLES.values()), asked.seed)
+    data = sample_of(given, subject.artifact, max(SAMPLES.values()), asked.seed)
     random = np.random.default_rng(asked.seed)
     shapes = []
     for name, rows in SAMPLES.items():
-        feed = Feed.write(batches_of(data, subject.artifact, rows), scratch / f"feed-{name}")
+        feed = Feed.write(whole_batches(data, subject.artifact, rows), scratch / f"feed-{name}")
         with Child(subject.artifact, subject.target, machine["threads"], rows, scratch) as child, measuring_lock():
             shapes.append(interleave(child, feed, name, rows, asked, random, scratch))
     return shapes, f"{title}, inputs: {data.name}"

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from paretune.ask.artifact import Artifact, TensorSpec
-from paretune.subject import ANSWER_BATCH, FREE_AXIS, answer_rows, synthetic
+from paretune.errors import CallError
+from paretune.subject import ANSWER_BATCH, FREE_AXIS, answer_rows, batch_sizes, synthetic
 from paretune.testing import samples
 
 
@@ -35,5 +37,13 @@ def test_answers_are_asked_in_the_models_own_batch_where_that_is_fixed(tmp_path:
         Artifact("onnx", tmp_path, {}, (TensorSpec("x", "float32", (axis, 4)),), ()) for axis in ("batch", 6)
     )
     assert answer_rows(fixed, (1, 64)) == 6
-    assert answer_rows(free, (1, 64)) == 64
+    assert [answer_rows(free, sizes) for sizes in ((1, 64), (1, 8))] == [64, 8], "the largest that is asked"
     assert answer_rows(free, (1,)) == ANSWER_BATCH
+
+
+def test_batch_sizes_are_whole_numbers_each_once_and_in_order() -> None:
+    assert batch_sizes(8) == (8,)
+    assert batch_sizes([32, 1, 32]) == (1, 32)
+    for wrong in ((), (0, 1), (1.5,), ("1",), -1):
+        with pytest.raises(CallError, match="no batch sizes"):
+            batch_sizes(wrong)  # type: ignore[arg-type]

@@ -14,10 +14,9 @@ from typing import Any, Literal
 import numpy as np
 
 from paretune.ask.data import Split
-from paretune.ask.event import Broadcast, Event, Observer
-from paretune.ask.score import UNBOUNDED, named
+from paretune.ask.event import Event, Observer
+from paretune.ask.score import UNBOUNDED
 from paretune.ask.workload import Workload
-from paretune.build.store import Store
 from paretune.check.answers import Answers
 from paretune.check.bench import Bench
 from paretune.check.machine import default_threads, fingerprint
@@ -27,7 +26,7 @@ from paretune.check.statistics import Array, Estimate, log_ratios, ratio
 from paretune.check.verdict import drop_of
 from paretune.deliver.trial import timing
 from paretune.errors import CallError, DataError
-from paretune.subject import answer_rows, subject_of, synthetic
+from paretune.subject import answer_rows, batch_sizes, bench_of, heldout_of, sample_of, subject_of
 
 Outcome = Literal["faster", "slower", "no difference shown"]
 
@@ -46,7 +45,6 @@ class Comparison:
     answers: tuple[Answers, Answers] | None
     machine: dict[str, Any]
     warnings: tuple[str, ...]
-    seed: int
 
     def ratio(self, confidence: float = 0.95, batch: int | None = None) -> Estimate:
         """How many times as fast as B A is: at one batch size, else the geometric mean over all."""
@@ -137,11 +135,9 @@ def compare(
     ParetuneError
         If one cannot be opened, their inputs differ, or a runtime fails.
     """
-    sizes = tuple(sorted(set(batch)))
-    if not sizes or sizes[0] < 1:
-        raise CallError(f"{tuple(batch)} are no batch sizes", where="batch", do="give whole numbers from 1")
+    sizes = batch_sizes(batch)
     machine = fingerprint(threads or default_threads())
-    heldout = None if workload is None else Split.whole(workload.heldout, workload.collate, "heldout")
+    heldout = heldout_of(workload)
     scratch = Path(tempfile.mkdtemp(prefix="paretune-compare-"))
     try:
         sides = []
@@ -150,12 +146,9 @@ def compare(
             sides.append((name, *subject_of(Path(what), target, heldout, scratch / name, machine)))
         first, second = (dataclasses.replace(subject, id=name) for name, subject, *_ in sides)
         _check_alike(first, second, (str(a), str(b)))
-        bench = Bench(
-            Store(scratch / "store"), machine, seed, Broadcast.to(observers), sides[0][3],
-            {} if workload is None else named(workload.score),
-        )  # fmt: skip
+        bench = bench_of(workload, sides[0][3], machine, seed, observers, scratch)
         try:
-            sample = heldout or synthetic(first.artifact, 8 * max(sizes), seed)
+            sample = sample_of(heldout, first.artifact, max(sizes), seed)
             found = _timed(bench, (first, second), sample, sizes, seconds)
             answers = None if heldout is None else _answered(bench, (first, second), heldout, sizes)
         finally:
@@ -174,7 +167,6 @@ def compare(
         answers=answers,
         machine=machine,
         warnings=tuple(dict.fromkeys(warning for side in sides for warning in side[4])),
-        seed=seed,
     )
 
 

@@ -12,22 +12,20 @@ from typing import Any
 
 import numpy as np
 
-from paretune.ask.artifact import Artifact
-from paretune.ask.data import Split, feeds, tile
 from paretune.ask.event import Broadcast, Event, Observer
 from paretune.ask.workload import Workload
 from paretune.check import early_stopping
+from paretune.check.bench import whole_batches
 from paretune.check.feed import Feed
 from paretune.check.load import QUANTILES, SAMPLES, Schedule, Trace, summarise
 from paretune.check.machine import default_threads, fingerprint, measuring_lock
 from paretune.check.process import Child
 from paretune.errors import CallError, MeasureError
-from paretune.subject import subject_of, synthetic
+from paretune.subject import heldout_of, sample_of, subject_of
 
 SHARE = 0.7
 """The server shape's rate where none is given, of what single-stream answers."""
 PROBES = 7
-FEED_BATCHES = 8
 LEAST = 11
 """Queries that are sent however slow they are: with fewer there is no percentile at all."""
 
@@ -108,16 +106,15 @@ def load(
     """
     _check(shape, rate, bound_ms, seconds, samples)
     machine = fingerprint(threads or default_threads())
-    heldout = None if workload is None else Split.whole(workload.heldout, workload.collate, "heldout")
+    heldout = heldout_of(workload)
     scratch = Path(tempfile.mkdtemp(prefix="paretune-load-"))
     try:
         subject, title, _, warnings = subject_of(Path(what), target, heldout, scratch, machine)
-        fixed = subject.artifact.inputs[0].shape[0]
-        rows = fixed if isinstance(fixed, int) else samples or SAMPLES[shape]
+        rows = subject.artifact.fixed_batch or samples or SAMPLES[shape]
         if samples not in (None, rows):
             raise CallError(f"the model takes batches of {rows}, and {samples} were asked", where=str(what))
-        data = heldout or synthetic(subject.artifact, FEED_BATCHES * rows, seed)
-        feed = Feed.write(batches_of(data, subject.artifact, rows), scratch / "feed")
+        data = sample_of(heldout, subject.artifact, rows, seed)
+        feed = Feed.write(whole_batches(data, subject.artifact, rows), scratch / "feed")
         with Child(subject.artifact, subject.target, machine["threads"], rows, scratch) as child, measuring_lock():
             issue = _Issue(child, feed, shape, rows, seconds, seed, scratch, Broadcast.to(observers))
             trace, rate_from, probes = issue.run(rate, bound_ms)
@@ -140,13 +137,6 @@ def _check(shape: str, rate: float | None, bound_ms: float | None, seconds: floa
         raise CallError(f"{seconds} s is no time to measure for", where="seconds", do="give a number above 0")
     if samples is not None and samples < 1:
         raise CallError(f"a query cannot hold {samples} samples", where="samples", do="give a whole number from 1")
-
-
-def batches_of(data: Split, artifact: Artifact, rows: int) -> list[tuple[np.ndarray[Any, Any], ...]]:
-    """Whole batches alone; where there is too little data for one, rows are repeated."""
-    made = list(feeds(data.head(FEED_BATCHES * rows), artifact, rows))
-    whole = [arrays for arrays in made if len(arrays[0]) == rows]
-    return whole or [tuple(tile(array, rows) for array in made[0])]
 
 
 @dataclass

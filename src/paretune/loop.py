@@ -34,9 +34,7 @@ from paretune.check.verdict import judge
 from paretune.deliver.trial import Trial
 from paretune.errors import BuildError, DataError, MeasureError, RecipeError
 from paretune.journal import Journal
-
-ANSWER_BATCH = 32
-"""Batch size for accuracy when only batch 1 is asked."""
+from paretune.subject import answer_rows
 
 
 @dataclass
@@ -70,8 +68,8 @@ class Loop:
         with self.journal.building():
             self.data = partition(self.workload, self.seed, heldout_limit)
             self.original, door = self._read_model()
-        fixed = self.original.inputs[0].shape[0] if self.original.inputs[0].shape else None
-        if isinstance(fixed, int) and any(batch != fixed for batch in self.batches):
+        fixed = self.original.fixed_batch
+        if fixed is not None and any(batch != fixed for batch in self.batches):
             raise DataError(
                 f"the model's batch is fixed at {fixed}", where=self.workload.name, do=f"ask --batch {fixed}"
             )
@@ -232,10 +230,7 @@ class Loop:
 
     @property
     def answer_batch(self) -> int:
-        fixed = self.original.inputs[0].shape[0]
-        if isinstance(fixed, int):
-            return fixed
-        return max(self.batches) if max(self.batches) > 1 else ANSWER_BATCH
+        return answer_rows(self.original, self.batches)
 
     def subject(self, trial: Trial) -> Subject:
         assert trial.artifact is not None

@@ -11,20 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from paretune.ask.budget import Budget
-from paretune.ask.data import Split
-from paretune.ask.event import Broadcast, Observer
+from paretune.ask.event import Observer
 from paretune.ask.rates import Rates
-from paretune.ask.score import named
 from paretune.ask.workload import Workload
-from paretune.build.store import Store
-from paretune.check.bench import Bench
 from paretune.check.growth import INFERENCES, SOAK_S, Growth
 from paretune.check.machine import default_threads, fingerprint
 from paretune.check.measurement import Measurement
 from paretune.check.plan import CONFIRM
 from paretune.check.verdict import judge
-from paretune.errors import CallError
-from paretune.subject import answer_rows, subject_of, synthetic
+from paretune.deliver.trial import spending, timing
+from paretune.subject import answer_rows, batch_sizes, bench_of, heldout_of, sample_of, subject_of
 
 
 @dataclass(frozen=True)
@@ -41,8 +37,6 @@ class Measured:
 
     def describe(self, confidence: float = 0.95) -> dict[str, Any]:
         """Plain JSON: latency percentiles, throughput, memory, size, and scores where there was data."""
-        from paretune.deliver.trial import spending, timing
-
         budget = Budget(confidence=confidence, rates=self.rates)
         judged = judge(self.measurement, self.measurement, budget, self._data)
         runs = self.measurement.runs
@@ -100,21 +94,16 @@ def measure(
     ParetuneError
         If it cannot be opened, or its runtime fails.
     """
-    sizes = tuple(sorted(set(batch)))
-    if not sizes or sizes[0] < 1:
-        raise CallError(f"{tuple(batch)} are no batch sizes", where="batch", do="give whole numbers from 1")
+    sizes = batch_sizes(batch)
     rates = Rates.of(prices, watts_per_core)
     machine = fingerprint(threads or default_threads())
-    heldout = None if workload is None else Split.whole(workload.heldout, workload.collate, "heldout")
+    heldout = heldout_of(workload)
     scratch = Path(tempfile.mkdtemp(prefix="paretune-measure-"))
     try:
         subject, title, native, warnings = subject_of(Path(what), target, heldout, scratch, machine)
-        bench = Bench(
-            Store(scratch / "store"), machine, seed, Broadcast.to(observers), native,
-            {} if workload is None else named(workload.score),
-        )  # fmt: skip
+        bench = bench_of(workload, native, machine, seed, observers, scratch)
         try:
-            sample = heldout or synthetic(subject.artifact, 8 * max(sizes), seed)
+            sample = sample_of(heldout, subject.artifact, max(sizes), seed)
             measured = bench.latency([subject], sample, sizes, CONFIRM)[subject.id]
             if heldout is not None:
                 answers = bench.answer(subject, heldout, "heldout", answer_rows(subject.artifact, sizes))

@@ -26,6 +26,7 @@ from paretune.deliver.run import CALL, LOG, Log, Run, place, read_call, start
 from paretune.errors import BudgetError, CallError, ParetuneError
 from paretune.journal import Journal, listeners
 from paretune.loop import Loop
+from paretune.subject import batch_sizes
 
 
 def optimize(
@@ -100,7 +101,7 @@ def optimize(
     limits = budget if isinstance(budget, Budget) else Budget.parse(budget, minimize, confidence)
     rated = isinstance(budget, Budget) and prices is None and watts_per_core is None
     limits = limits.at(limits.rates if rated else Rates.of(prices, watts_per_core))
-    sizes = limits.batches(_batches(batch))
+    sizes = limits.batches(batch_sizes(batch))
     _check_limits(limits, list(named(workload.score)))
     usable, asked = _targets(targets)
     techniques = _techniques(only, without)
@@ -158,13 +159,6 @@ def _check_limits(budget: Budget, scores: list[str]) -> None:
                 f"there is no score {limit.score!r}", where=f"budget {limit.text!r}",
                 do=f"the workload has {', '.join(scores)}",
             )  # fmt: skip
-
-
-def _batches(batch: Sequence[int] | int) -> tuple[int, ...]:
-    sizes = (batch,) if isinstance(batch, int) else tuple(batch)
-    if not sizes or any(not isinstance(size, int) or size < 1 for size in sizes):
-        raise CallError(f"{batch!r} are no batch sizes", where="batch", do="give whole numbers from 1, such as 1,32")
-    return tuple(sorted(set(sizes)))
 
 
 def _targets(wanted: Sequence[str] | None) -> tuple[dict[str, type[Target]], list[str]]:

@@ -27,7 +27,7 @@ from paretune.check.machine import default_threads, fingerprint
 from paretune.check.measurement import Subject
 from paretune.check.probe import Probe
 from paretune.check.scenario import Scenario, fitting, matches, read, shipped, staged
-from paretune.check.statistics import drop
+from paretune.check.statistics import Estimate, drop
 from paretune.check.view import View, views
 from paretune.deliver.scenarios import Finding, Scenarios
 from paretune.errors import CallError, DataError, MeasureError
@@ -132,13 +132,13 @@ def _prepared(
     subjects = (dataclasses.replace(original, id="original"), dataclasses.replace(packed.subject, id="candidate"))
     for subject in subjects:
         check_inputs(split, subject.artifact)
-    fixed = [one.artifact.inputs[0].shape[0] for one in subjects if isinstance(one.artifact.inputs[0].shape[0], int)]
+    fixed = next((size for one in subjects if (size := one.artifact.fixed_batch)), None)
     bench = Bench(Store(Path(store) if store else scratch / "store"), machine, seed, Broadcast(()), native, scores)
     # what stands as a companion stays open between scenarios
     bench.companions.extend(subjects)
     return _Run(
         bench, *subjects, split, views(split, [spec.name for spec in subjects[0].artifact.inputs]),
-        int(fixed[0]) if fixed else batch, str(packed.manifest["title"]), scratch, seed, Broadcast.to(observers),
+        fixed or batch, str(packed.manifest["title"]), scratch, seed, Broadcast.to(observers),
         made_elsewhere(packed, machine),
     )  # fmt: skip
 
@@ -319,7 +319,7 @@ class _Run:
         original, candidate = self._clean
         return float(original.mean()), float(candidate.mean())
 
-    def drop(self, confidence: float) -> Any:
+    def drop(self, confidence: float) -> Estimate:
         """The drop on unchanged data."""
         return drop(*self._clean, self.unit, confidence)
 

@@ -1,4 +1,4 @@
-"""What a person names to be measured, a bundle or a model file, and inputs for it where there are no data."""
+"""What a person names to be measured, a bundle or a model file; at which batch sizes, on which data, on which bench."""
 
 from __future__ import annotations
 
@@ -12,12 +12,17 @@ import numpy as np
 from paretune.ask import plugin, source
 from paretune.ask.artifact import Artifact
 from paretune.ask.data import Split
+from paretune.ask.event import Broadcast, Observer
+from paretune.ask.score import named
+from paretune.ask.workload import Workload
+from paretune.build.store import Store
+from paretune.check.bench import FEED_BATCHES, Bench
 from paretune.check.measurement import Subject
 from paretune.deliver.bundle import MANIFEST, Bundle
 from paretune.errors import CallError, PluginError
 
 ANSWER_BATCH = 32
-"""Batch size for scores, where the model leaves it free and no larger one is asked."""
+"""Batch size for scores where the model leaves it free and only batch 1 is asked."""
 FREE_AXIS = 16
 """Length given to a free axis other than the batch where no data says one."""
 
@@ -99,10 +104,48 @@ def made_elsewhere(bundle: Bundle, machine: Mapping[str, Any]) -> tuple[str, ...
     return (f"the bundle's evidence was made on another machine or with other versions ({name})",)
 
 
+def batch_sizes(batch: Sequence[int] | int) -> tuple[int, ...]:
+    """The batch sizes to measure, ascending, each once.
+
+    Raises
+    ------
+    CallError
+        If there is none, or one is no whole number from 1.
+    """
+    sizes = (batch,) if isinstance(batch, int) else tuple(batch)
+    if not sizes or any(not isinstance(size, int) or size < 1 for size in sizes):
+        raise CallError(f"{batch!r} are no batch sizes", where="batch", do="give whole numbers from 1, such as 1,32")
+    return tuple(sorted(set(sizes)))
+
+
 def answer_rows(artifact: Artifact, sizes: Sequence[int]) -> int:
-    """The batch size in which held-out data is answered: the model's own where it is fixed."""
-    fixed = artifact.inputs[0].shape[0]
-    return fixed if isinstance(fixed, int) else max(*sizes, ANSWER_BATCH)
+    """The batch size in which data is answered for scores: the model's own where it is fixed, else the largest asked,
+    or :data:`ANSWER_BATCH` where that is 1."""
+    largest = max(sizes)
+    return artifact.fixed_batch or (largest if largest > 1 else ANSWER_BATCH)
+
+
+def heldout_of(workload: Workload | None) -> Split | None:
+    """All held-out data of a workload, where there is one."""
+    return None if workload is None else Split.whole(workload.heldout, workload.collate, "heldout")
+
+
+def bench_of(
+    workload: Workload | None,
+    native: Callable[[Any], Any],
+    machine: Mapping[str, Any],
+    seed: int,
+    observers: Sequence[Observer],
+    scratch: Path,
+) -> Bench:
+    """A bench that keeps its steps in ``scratch`` and takes the workload's scores, where there is one."""
+    scores = {} if workload is None else named(workload.score)
+    return Bench(Store(scratch / "store"), machine, seed, Broadcast.to(observers), native, scores)
+
+
+def sample_of(heldout: Split | None, artifact: Artifact, rows: int, seed: int) -> Split:
+    """What latencies are taken on: held-out data, else as many synthetic batches of ``rows`` as are fed in turn."""
+    return heldout or synthetic(artifact, FEED_BATCHES * rows, seed)
 
 
 def synthetic(artifact: Artifact, count: int, seed: int) -> Split:

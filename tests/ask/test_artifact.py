@@ -33,6 +33,13 @@ ARTIFACTS = st.builds(
 )
 
 
+@given(SPECS.filter(lambda spec: spec.shape and isinstance(spec.shape[0], str)), st.integers(1, 9))
+def test_the_batch_is_fixed_where_any_input_binds_it(free, size):
+    scalar, bound = TensorSpec("s", "int64", ()), TensorSpec("b", "int64", (size, "n"))
+    for inputs, wanted in (((free,), None), ((scalar, free), None), ((bound,), size), ((scalar, free, bound), size)):
+        assert Artifact("onnx", None, {}, inputs, ()).fixed_batch == wanted
+
+
 def sealed(root, **facts):
     (root / "deep").mkdir(parents=True)
     (root / "model.onnx").write_bytes(bytes(range(40)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 from collections.abc import Callable
@@ -298,6 +299,13 @@ def test_few_examples_are_repeated_to_fill_a_batch(workbench: Bench, data: Split
     (batch,) = feed.read()
     x = np.stack([data.examples.item(index)[0] for index in range(3)])
     assert np.array_equal(batch[0], np.concatenate([x, x, x])[:7])
+
+
+def test_a_feed_for_timing_holds_whole_batches_alone(model: Artifact, data: Split) -> None:
+    bound = dataclasses.replace(model, inputs=(TensorSpec("x", "float32", (4, 4)),))
+    for artifact, rows in ((model, [4, 4]), (bound, [4, 4, 4])):
+        assert [len(x) for (x,) in bench_module.whole_batches(data, artifact, 4)] == rows, "a fixed batch is filled up"
+    assert [len(x) for (x,) in bench_module.whole_batches(data, model, 4, count=1)] == [4]
 
 
 def test_a_feed_belongs_to_its_data_not_to_a_place_in_memory(workbench: Bench) -> None:

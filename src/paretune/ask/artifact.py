@@ -81,6 +81,12 @@ class Artifact:
         """The size of the model's files on disk."""
         return sum((self.root / name).stat().st_size for name in self.files)
 
+    @property
+    def fixed_batch(self) -> int | None:
+        """The only batch size that the model takes: the first axis of an input where that is not free; else None."""
+        first = (spec.shape[0] for spec in self.inputs if spec.shape)
+        return next((axis for axis in first if isinstance(axis, int)), None)
+
     def path(self, suffix: str) -> Path:
         """The one file with this suffix (``.onnx``, ``.xml``, …)."""
         found = [self.root / name for name in self.files if name.endswith(suffix)]

@@ -244,7 +244,7 @@ def feeds(split: Split, artifact: Artifact, batch: int) -> Iterator[Arrays]:
     DataError
         If number, names, dtypes or fixed axes do not fit the model's inputs.
     """
-    fixed = artifact.inputs[0].shape[:1] == (batch,)
+    fixed = artifact.fixed_batch == batch
     for part in split.batches(batch):
         short = fixed and len(part) < batch
         inputs = tuple(tile(array, batch) for array in part.inputs) if short else part.inputs
@@ -259,8 +259,7 @@ def check_inputs(split: Split, artifact: Artifact) -> None:
     DataError
         Naming the example and the input.
     """
-    fixed = artifact.inputs[0].shape[0] if artifact.inputs[0].shape else None
-    size = fixed if isinstance(fixed, int) else 64
+    size = artifact.fixed_batch or 64
     for number, inputs in enumerate(feeds(split, artifact, size)):
         for spec, array in zip(artifact.inputs, inputs, strict=True):
             if array.dtype.kind == "f" and not np.isfinite(array).all():

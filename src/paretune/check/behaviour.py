@@ -75,7 +75,7 @@ def rows_of(split: Split, artifact: Artifact, count: int) -> Arrays:
 
 def questions(rows: Arrays, artifact: Artifact) -> tuple[Question, ...]:
     """All questions for a model opened for batches of ``len(rows) - 1``; ``rows`` are plain rows of its data."""
-    fixed = isinstance(artifact.inputs[0].shape[0], int)
+    fixed = artifact.fixed_batch is not None
     every = [*_batches(rows), *_layouts(rows), *_dtypes(rows), *_shapes(rows), *_edges(rows)]
     size = len(rows[0]) - 1
     # a model with a fixed batch takes no other
@@ -214,7 +214,7 @@ class Examination:
         MeasureError
             If the subject cannot be opened, or does not answer plain rows.
         """
-        fixed = isinstance(artifact.inputs[0].shape[0], int)
+        fixed = artifact.fixed_batch is not None
         size = len(rows[0]) - 1
         plain = [_picked(rows, range(size))] if fixed else [_picked(rows, [place]) for place in range(size + 1)]
         reply = probe.demand(plain)

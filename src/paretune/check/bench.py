@@ -22,7 +22,7 @@ from paretune.ask.set_score import SetScore
 from paretune.build.store import Store, key_of
 from paretune.check.answers import Answers, gathered
 from paretune.check.disturbance import Snapshot
-from paretune.check.feed import Feed
+from paretune.check.feed import Arrays, Feed
 from paretune.check.growth import Growth, growth_of
 from paretune.check.machine import measuring_lock
 from paretune.check.measurement import BatchRun, Measurement, Subject, joined, run_of
@@ -289,13 +289,8 @@ class Bench:
         layout = json.dumps([dataclasses.astuple(spec) for spec in artifact.inputs])
         key = (f"{split.digest}:{limit}", batch, layout)
         if key not in self._feeds:
-            part = split if limit is None else split.head(limit * batch)
-            root = self.scratch / f"feed-{len(self._feeds)}"
-            batches = feeds(part, artifact, batch)
-            whole = (arrays for arrays in batches if limit is None or len(arrays[0]) in (batch, len(part)))
-            if limit is not None and len(part) < batch:
-                whole = (tuple(tile(array, batch) for array in arrays) for arrays in whole)
-            self._feeds[key] = Feed.write(whole, root)
+            batches = feeds(split, artifact, batch) if limit is None else whole_batches(split, artifact, batch, limit)
+            self._feeds[key] = Feed.write(batches, self.scratch / f"feed-{len(self._feeds)}")
         return self._feeds[key]
 
     @property
@@ -347,6 +342,16 @@ class Bench:
             if not standing and not (mine and keep and key[1] == batch):
                 child.close()
                 del self._children[key]
+
+
+def whole_batches(split: Split, artifact: Artifact, batch: int, count: int = FEED_BATCHES) -> Iterator[Arrays]:
+    """Up to ``count`` whole batches; where there are too few examples for one, rows are repeated."""
+    part = split.head(count * batch)
+    for arrays in feeds(part, artifact, batch):
+        if len(part) < batch:
+            yield tuple(tile(array, batch) for array in arrays)
+        elif len(arrays[0]) == batch:
+            yield arrays
 
 
 @contextlib.contextmanager

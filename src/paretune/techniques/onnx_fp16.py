@@ -92,9 +92,8 @@ class OnnxFp16:
 
 def _example(artifact: Artifact, fit: Fit) -> Arrays:
     """A few training examples, which overflow where real data does; random inputs when there are none."""
-    fixed = [spec.shape[0] for spec in artifact.inputs if spec.shape and isinstance(spec.shape[0], int)]
-    batch = fixed[0] if fixed else 8
-    if fit.train is not None and (not fixed or len(fit.train) >= batch):
+    batch = artifact.fixed_batch or 8
+    if fit.train is not None and (artifact.fixed_batch is None or len(fit.train) >= batch):
         return next(feeds(fit.train.take(batch, fit.seed), artifact, batch))
     return form.random_inputs(artifact.inputs, batch, fit.seed)
 

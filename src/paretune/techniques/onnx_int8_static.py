@@ -187,9 +187,8 @@ class OnnxInt8Static:
 
 def _batch(model: onnx.ModelProto, artifact: Artifact) -> int:
     """The fixed batch size of the model, or as many examples as :data:`ACTIVATION_BYTES` allow."""
-    fixed = [spec.shape[0] for spec in artifact.inputs if spec.shape and isinstance(spec.shape[0], int)]
-    if fixed:
-        return fixed[0]
+    if artifact.fixed_batch is not None:
+        return artifact.fixed_batch
     total = 0
     for value in model.graph.value_info:
         axes = value.type.tensor_type.shape.dim
@@ -198,8 +197,7 @@ def _batch(model: onnx.ModelProto, artifact: Artifact) -> int:
 
 
 def _batches(split: Any, artifact: Artifact, batch: int) -> list[Arrays]:
-    fixed = any(spec.shape and isinstance(spec.shape[0], int) for spec in artifact.inputs)
-    if fixed:
+    if artifact.fixed_batch is not None:
         split = split.head(len(split) // batch * batch)
     if len(split) == 0:
         raise BuildError(f"the model takes batches of {batch} and there are fewer training examples", where="train")

@@ -14,6 +14,7 @@ from scipy import stats
 from paretune.check.statistics import Estimate
 
 Array = np.ndarray[Any, Any]
+Ruling = Literal["leaking", "steady", "undecided"]
 INFERENCES = 10_000
 """In a pass, where the time allows it."""
 SOAK_S = 60.0
@@ -31,7 +32,7 @@ CONFIDENCE = 0.95
 class Growth:
     """``per_thousand`` is the bytes of anonymous memory gained in a thousand inferences at the end of the pass."""
 
-    verdict: Literal["leaking", "steady", "undecided"]
+    verdict: Ruling
     per_thousand: Estimate | None
     inferences: int
     seconds: float
@@ -66,7 +67,7 @@ def growth(done: Sequence[int], anon_bytes: Sequence[int | None], seconds: float
     middle = len(x) // 2
     early, late = _slope(x[:middle], y[:middle]), _slope(x[middle:], y[middle:])
     allowed = FLOOR_BYTES / (x[-1] - x[0])
-    verdict: Literal["leaking", "steady", "undecided"] = "undecided"
+    verdict: Ruling = "undecided"
     if all(half.low > 0 and half.value > allowed for half in (early, late)):
         verdict = "leaking"
     elif late.high <= allowed:

@@ -157,8 +157,8 @@ def test_a_recipe_that_does_not_connect_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_limit_on_a_score_that_does_not_exist(tmp_path: Path) -> None:
-    with pytest.raises(BudgetError, match="no score 'f1'"):
-        paretune.optimize(two_inputs(), "drop.f1<=1%", out=tmp_path / "run")
+    with pytest.raises(BudgetError, match="no score 'f9'"):
+        paretune.optimize(two_inputs(), "drop.f9<=1%", out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

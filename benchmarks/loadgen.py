@@ -100,7 +100,10 @@ def measure(bundle: Path, asked: argparse.Namespace, scratch: Path) -> tuple[lis
     shapes = []
     for name, rows in SAMPLES.items():
         feed = Feed.write(whole_batches(data, subject.artifact, rows), scratch / f"feed-{name}")
-        with Child(subject.artifact, subject.target, machine["threads"], rows, scratch) as child, measuring_lock():
+        with (
+            Child(subject.artifact, subject.target, machine["threads"], rows, scratch, spare=1) as child,
+            measuring_lock(),
+        ):
             shapes.append(interleave(child, feed, name, rows, asked, random, scratch))
     return shapes, f"{title}, inputs: {data.name}"
 

@@ -96,7 +96,7 @@ def test_several_inputs_and_scores_by_name(tmp_path: Path, monkeypatch: pytest.M
         candidates("torch_to_onnx", "onnx_fold", "onnx_int8_dynamic"),
     ]
     run = paretune.optimize(
-        two_inputs(), "drop<=1pp, drop.small<=5%, drop.f1<=2%, drop.spread<=5%, energy<=1J", recipes=recipes,
+        two_inputs(), "drop<=1pp, drop.small<=5%, drop.f1<=20%, drop.spread<=5%, energy<=1J", recipes=recipes,
         targets=["onnxruntime", "openvino"], time="2m", watts_per_core=3.0, out=tmp_path / "run", observers=[heard],
     )  # fmt: skip
     assert run.best is not None, run.why_none
@@ -104,11 +104,12 @@ def test_several_inputs_and_scores_by_name(tmp_path: Path, monkeypatch: pytest.M
     assert run.best.entry["drops"]["small"]["unit"] == run.best.entry["drops"]["f1"]["unit"] == "%"
     whole = run.result["baseline"]["scores"]["f1"]
     assert whole["value"] == 1, "the labels are the original's own answers"
-    assert 0.9 < whole["low"] < 1
+    assert 0.5 < whole["low"] < 1
     said = {finding["limit"]: finding for finding in run.best.entry["findings"]}
-    assert said["drop.f1<=2%"]["verdict"] == "meets"
-    ends = said["drop.f1<=2%"]
-    assert ends["low"] <= run.best.entry["drops"]["f1"]["value"] <= ends["high"] <= 2
+    assert said["drop.f1<=20%"]["verdict"] == "meets"
+    ends = said["drop.f1<=20%"]
+    assert ends["low"] <= run.best.entry["drops"]["f1"]["value"] <= ends["high"] <= 20
+    assert ends["high"] > 0, "all right is no proof of all right"
     assert set(run.best.entry["slices"]) == {"accuracy", "small"}, "a score of the whole set has no worst slice"
     for score, report in run.best.entry["slices"].items():
         assert {one["name"] for one in report["slices"]} == {"class 0", "class 1", "class 2", "low first id"}, score

@@ -21,6 +21,7 @@ PUBLIC = [
     "Bundle",
     "ParetuneError",
     "Run",
+    "SetScore",
     "Workload",
     "compare",
     "diagnose",

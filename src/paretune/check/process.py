@@ -53,6 +53,8 @@ class Child:
     wait
         Whether to wait until it is open; otherwise :meth:`opened` must be called before anything else, and several
         children open side by side meanwhile.
+    spare
+        CPUs that it is bound to besides, for threads that are not the runtime's: a load generator's.
 
     Raises
     ------
@@ -68,13 +70,14 @@ class Child:
         batch: int,
         scratch: Path | None = None,
         wait: bool = True,
+        spare: int = 0,
     ) -> None:
         self.target, self.batch = target, batch
         self._private = Path(tempfile.mkdtemp(dir=scratch, prefix=f"{os.getpid()}-paretune-child-"))
         self._answers: queue.Queue[str] = queue.Queue()
         self._stopped = False
         try:
-            self._start(threads)
+            self._start(threads, spare)
             self._send(
                 "open",
                 artifact=artifact.describe(),
@@ -103,8 +106,8 @@ class Child:
         self.import_bytes: int | None = told["import_bytes"]
         self.open_s = float(told["seconds"])
 
-    def _start(self, threads: int) -> None:
-        cpus = spread_cpus()[:threads] if sys.platform == "linux" else []
+    def _start(self, threads: int, spare: int) -> None:
+        cpus = spread_cpus()[: threads + spare] if sys.platform == "linux" else []
         environment = {
             **os.environ,
             **_MALLOC,

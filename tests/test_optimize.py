@@ -96,7 +96,7 @@ def test_several_inputs_and_scores_by_name(tmp_path: Path, monkeypatch: pytest.M
         candidates("torch_to_onnx", "onnx_fold", "onnx_int8_dynamic"),
     ]
     run = paretune.optimize(
-        two_inputs(), "drop<=1pp, drop.small<=5%, drop.f1<=20%, drop.spread<=5%, energy<=1J", recipes=recipes,
+        two_inputs(), "drop.accuracy<=1pp, drop.small<=5%, drop.f1<=20%, drop.spread<=5%, energy<=1J", recipes=recipes,
         targets=["onnxruntime", "openvino"], time="2m", watts_per_core=3.0, out=tmp_path / "run", observers=[heard],
     )  # fmt: skip
     assert run.best is not None, run.why_none

@@ -126,7 +126,7 @@ class Store:
                     if path.is_file()
                 }
                 (scratch / ENTRY).write_text(json.dumps({"kind": kind, "key": key, "files": files}, indent=1))
-                _sync(scratch)
+                sync(scratch)
                 place.parent.mkdir(parents=True, exist_ok=True)
                 try:
                     scratch.rename(place)
@@ -182,7 +182,8 @@ def _hold(place: Path) -> bool:
     return place.is_dir()
 
 
-def _sync(directory: Path) -> None:
+def sync(directory: Path) -> None:
+    """Flush a directory and all that lies in it to the disk."""
     # a directory can be opened, and flushed, only where there is O_DIRECTORY
     directories = hasattr(os, "O_DIRECTORY")
     for path in (*directory.rglob("*"), directory):

@@ -147,6 +147,10 @@ class Store:
                 if _hold(place):
                     return place
 
+    def unfinished(self, key: str) -> Path:
+        """Where a step that takes long may keep what it has so far: it outlives a kill, and is no entry. Not made."""
+        return self.root / "unfinished" / key
+
     def sweep(self) -> None:
         """Remove what killed processes left half-written; what a living one works on stays."""
         if fcntl is None:

@@ -228,3 +228,46 @@ def test_a_slice_that_fails_is_told_before_any_work(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
     with pytest.raises(WorkloadError, match="is a str, not a function"):
         dataclasses.replace(work, slices={"mine": "night"})
+
+
+def small_student() -> torch.nn.Module:
+    torch.manual_seed(1)
+    net = TwoInputs()
+    net.mixing, net.head = torch.nn.Linear(16 + 4, 16), torch.nn.Linear(16, 3)
+    return net
+
+
+class SameHidden(torch.nn.Module):
+    """A student whose ``hidden`` is as wide as the original's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.widen = small_student(), torch.nn.Linear(16, 64)
+
+    def forward(self, ids: torch.Tensor, features: torch.Tensor) -> dict[str, torch.Tensor]:
+        answers: dict[str, torch.Tensor] = self.net(ids, features)
+        return {"logits": answers["logits"], "hidden": self.widen(answers["hidden"])}
+
+
+@pytest.mark.slow
+def test_a_student_is_taught_and_measured(tmp_path: Path) -> None:
+    workload = dataclasses.replace(two_inputs(), student=SameHidden)
+    teach = make(load("techniques", "torch_distill"), {"student": "given", "epochs": 3}, "torch_distill")
+    taught = Candidate(Recipe((teach, *candidates("torch_to_onnx").recipe.steps)), load("targets", "onnxruntime")())
+    run = paretune.optimize(
+        workload, "size<=1KB", recipes=[taught], targets=["onnxruntime"], heldout_limit=100, out=tmp_path / "run"
+    )
+    (entry,) = [entry for entry in run.result["candidates"] if entry["id"] == taught.id]
+    assert entry["status"] == "built", entry["error"]
+    assert entry["parameters"] < run.result["baseline"]["parameters"]
+    assert entry["runs"][0]["latency_ms"]["p50"]["value"] > 0
+    assert not list((tmp_path / "run" / "store" / "unfinished").iterdir())
+
+
+def test_a_student_that_does_not_fit_is_refused_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(
+        WorkloadError, match=r"Workload.student: answers logits .* hidden float32\[batch, 16\], and the"
+    ):
+        paretune.optimize(dataclasses.replace(two_inputs(), student=small_student), "size<=1MB", out=tmp_path / "a")
+    with pytest.raises(WorkloadError, match=r"Workload\.student: the function that makes it failed"):
+        paretune.optimize(dataclasses.replace(two_inputs(), student=lambda: 1 / 0), "size<=1MB", out=tmp_path / "b")

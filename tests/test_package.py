@@ -33,7 +33,7 @@ PUBLIC = [
     "pack",
     "scenarios",
 ]
-FRAMEWORKS = ["torch", "onnx", "onnxruntime", "onnxscript", "openvino", "nncf", "safetensors"]
+FRAMEWORKS = ["torch", "onnx", "onnxruntime", "onnxscript", "openvino", "nncf", "safetensors", "accelerate"]
 HEAVY = [*FRAMEWORKS, "plotly", "scipy", "sklearn"]
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 REQUIRED = {*PROJECT["dependencies"], *chain(*PROJECT["optional-dependencies"].values())}

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from paretune.ask import plugin, source
-from paretune.ask.artifact import META, Artifact
+from paretune.ask.artifact import META, Artifact, unlike
 from paretune.ask.budget import Budget
 from paretune.ask.data import check_inputs
 from paretune.ask.score import UNBOUNDED, named
@@ -32,7 +32,7 @@ from paretune.check.measurement import Measurement, Subject
 from paretune.check.plan import CONFIRM, SCREEN, confirm_s
 from paretune.check.verdict import judge
 from paretune.deliver.trial import Trial
-from paretune.errors import BuildError, DataError, MeasureError, RecipeError
+from paretune.errors import BuildError, DataError, MeasureError, RecipeError, WorkloadError
 from paretune.journal import Journal
 from paretune.subject import answer_rows
 
@@ -67,7 +67,8 @@ class Loop:
         self.journal.say("stage", "reading the data and the model")
         with self.journal.building():
             self.data = partition(self.workload, self.seed, heldout_limit)
-            self.original, door = self._read_model()
+            self.original, door = self._read(self.workload.model)
+            student = self._read_student()
         fixed = self.original.fixed_batch
         if fixed is not None and any(batch != fixed for batch in self.batches):
             raise DataError(
@@ -82,7 +83,7 @@ class Loop:
             self.journal.warn(warning)
         fit = Fit(
             self.data.fit, self.workload.loss, self.original, self.seed, self.store.root, keep,
-            unmatched=self._unmatched,
+            unmatched=self._unmatched, student=student,
         )  # fmt: skip
         self.builder = Builder(self.store, self.original, fit, self.journal.observer)
         self.bench = Bench(
@@ -156,12 +157,12 @@ class Loop:
 
     # -- what the steps are made of ----------------------------------------------------------------------------
 
-    def _read_model(self) -> tuple[Artifact, source.Source]:
+    def _read(self, model: object) -> tuple[Artifact, source.Source]:
         scratch = self.store.scratch()
         try:
             into = scratch / "original"
             into.mkdir()
-            artifact, door = source.find(self.workload.model, self.data.fit, into)
+            artifact, door = source.find(model, self.data.fit, into)
             key = key_of("original", {"digest": artifact.digest})
             place = self.store.get(key)
             if place is None:
@@ -170,6 +171,21 @@ class Loop:
             return dataclasses.replace(opened, origin=artifact.origin), door
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+
+    def _read_student(self) -> Artifact | None:
+        """The model that is to be taught, which must take and return what the original does."""
+        if self.workload.student is None:
+            return None
+        try:
+            student, _ = self._read(self.workload.student)
+        except WorkloadError as error:
+            where = error.where.replace("Workload.model", "Workload.student")
+            raise type(error)(error.what, where=where, do=error.do) from error
+        differs = unlike(student, self.original)
+        if differs:
+            do = "give one that takes and returns what the model does"
+            raise WorkloadError(differs, where="Workload.student", do=do)
+        return dataclasses.replace(student, base="student")
 
     def _try(self, trial: Trial) -> None:
         """Build a candidate, measure it, and judge it on the ranking data; a failure is a finding."""

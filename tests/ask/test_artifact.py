@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paretune.ask.artifact import META, Artifact, TensorSpec, verify_files
+from paretune.ask.artifact import META, Artifact, TensorSpec, unlike, verify_files
 from paretune.errors import ArtifactError
 
 NAMES = st.text(string.ascii_letters + "._é", min_size=1, max_size=8)
@@ -30,6 +30,7 @@ ARTIFACTS = st.builds(
     parameters=st.none() | st.integers(0, 10**12),
     macs=st.none() | st.integers(0, 10**12),
     notes=st.lists(st.text(max_size=9), max_size=2).map(tuple),
+    base=st.sampled_from(["model", "student"]),
 )
 
 
@@ -152,3 +153,24 @@ def test_the_one_file_of_a_kind(tmp_path):
     assert artifact.path(".onnx") == tmp_path / "model.onnx"
     with pytest.raises(ArtifactError, match=r"expected one \.xml file and found 0"):
         artifact.path(".xml")
+
+
+def interface(inputs="x", outputs=("y",), classes=10, **facts):
+    taken = (TensorSpec(inputs, "float32", ("batch", 3)),)
+    given_ = tuple(TensorSpec(name, "float32", ("batch", classes)) for name in outputs)
+    return Artifact(facts.pop("form", "torch"), None, {}, taken, given_, **facts)
+
+
+def test_one_model_may_stand_for_another_when_their_interfaces_are_alike():
+    assert unlike(interface(), interface()) == ""
+    assert unlike(interface(inputs="image", outputs=("z",)), interface()) == "", "called and answering by position"
+    assert (
+        unlike(interface(classes=100), interface()) == "answers float32[batch, 100], and the model float32[batch, 10]"
+    )
+    assert "takes image float32[batch, 3]" in unlike(
+        interface(inputs="image", keyword_inputs=True), interface(keyword_inputs=True)
+    )
+    assert "answers z float32" in unlike(interface(outputs=("z",), output_kind="dict"), interface(output_kind="dict"))
+    assert unlike(interface(output_kind="tuple"), interface()) == "returns a tuple, and the model a single"
+    assert "form onnx" in unlike(interface(form="onnx"), interface())
+    assert unlike(interface(outputs=("y", "z")), interface()) != ""

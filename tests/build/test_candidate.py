@@ -81,6 +81,34 @@ class Heeds(Shift):
         return super().apply(artifact, fit)
 
 
+@dataclass(frozen=True)
+class Given(Shift):
+    """Gives the student in the model's place."""
+
+    name: ClassVar[str] = "given"
+
+    def apply(self, artifact, fit):
+        (fit.out / "model.bin").write_bytes(fit.student.path(".bin").read_bytes())
+        return Artifact.seal("raw", fit.out, SPEC, SPEC, base=fit.student.base)
+
+
+@dataclass(frozen=True)
+class Long(Shift):
+    """Keeps what it has so far, and fails or is interrupted after it."""
+
+    name: ClassVar[str] = "long"
+    how: str = knob("well", "how it ends", choices=("well", "own", "interrupt"))
+
+    def apply(self, artifact, fit):
+        seen = len(list(fit.checkpoints.glob("*")))
+        applied.append(f"long after {seen}")
+        fit.checkpoints.mkdir(parents=True, exist_ok=True)
+        (fit.checkpoints / f"step-{seen}").write_text("half")
+        if self.how != "well" and seen == 0:
+            raise ERRORS[self.how]
+        return super().apply(artifact, fit)
+
+
 ERRORS = {
     "own": BuildError("operator Foo cannot be treated", where="node 3", do="keep it in float"),
     "runtime": RuntimeError("two\nlines"),
@@ -198,7 +226,41 @@ def test_a_finished_step_is_taken_from_the_store_by_every_builder(builder):
     assert applied == ["shift 3", "carry", "shift 4", "carry"]
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"keep": ("conv*",)}])
+def test_what_a_long_step_keeps_outlives_an_interruption_and_goes_when_it_is_done(builder):
+    with pytest.raises(KeyboardInterrupt):
+        builder.build(Recipe((Long(how="interrupt"),)))
+    unfinished = builder.store.root / "unfinished"
+    assert [path.name for path in unfinished.rglob("step-*")] == ["step-0"]
+    again(builder).build(Recipe((Long(how="interrupt"),)))
+    assert applied == ["long after 0", "long after 1", "shift 1"]
+    assert not list(unfinished.iterdir())
+    builder.build(Recipe((Long(by=2),)))
+    assert applied[3:] == ["long after 0", "shift 2"]
+
+
+def test_a_student_is_in_the_key_and_its_artefacts_have_its_handle(builder, tmp_path):
+    (tmp_path / "student").mkdir()
+    (tmp_path / "student" / "model.bin").write_bytes(b"\5")
+    student = Artifact.seal("raw", tmp_path / "student", SPEC, SPEC, base="student")
+    student = dataclasses.replace(student, origin=object())
+    other = again(builder, fit=dataclasses.replace(builder.fit, student=student))
+    assert other.build(Recipe((Given(),))).origin is student.origin
+    assert other.build(Recipe((Given(), Carry()))).origin is builder.original.origin, "Carry says nothing of a base"
+    assert other.build(Recipe((Shift(),))).origin is builder.original.origin
+    builder.build(Recipe((Shift(),)))
+    assert applied == ["carry", "shift 1", "shift 1"]
+
+
+def test_what_a_failed_step_kept_stays(builder):
+    failure(builder, Long(how="own"))
+    assert [path.name for path in (builder.store.root / "unfinished").rglob("step-*")] == ["step-0"]
+
+
+def twice(outputs, labels):
+    return 2 * outputs
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"keep": ("conv*",)}, {"loss": twice}])
 def test_what_determines_a_step_is_in_its_key(builder, change):
     builder.build(Recipe((Shift(),)))
     again(builder, fit=dataclasses.replace(builder.fit, **change)).build(Recipe((Shift(),)))

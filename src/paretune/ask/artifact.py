@@ -53,6 +53,8 @@ class Artifact:
         Number of parameters; multiply-accumulates for one example (None when unknown).
     notes
         Findings that belong to the artefact, in words.
+    base
+        Whose live module ``torch`` parameters are laid onto: the workload's ``model`` or its ``student``.
     origin
         A live handle of the user's own model, where there is one; never stored.
     """
@@ -68,6 +70,7 @@ class Artifact:
     parameters: int | None = None
     macs: int | None = None
     notes: tuple[str, ...] = ()
+    base: Literal["model", "student"] = "model"
     origin: object | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -113,6 +116,7 @@ class Artifact:
             "parameters": self.parameters,
             "macs": self.macs,
             "notes": list(self.notes),
+            "base": self.base,
         }
 
     @classmethod
@@ -149,6 +153,7 @@ class Artifact:
             parameters=value["parameters"],
             macs=value["macs"],
             notes=tuple(value["notes"]),
+            base=value.get("base", "model"),
         )
 
     @classmethod
@@ -170,6 +175,30 @@ class Artifact:
             raise ArtifactError("was changed: its digest is not the recorded one", where=str(root / META), do=_MEND)
         verify_files(root, artifact.files)
         return artifact
+
+
+def unlike(student: Artifact, original: Artifact) -> str:
+    """How one model's interface differs from another's, in words; empty when one can answer in the other's place.
+
+    The names of inputs and outputs count only where a model is called or answers by them.
+    """
+    if student.form != original.form:
+        return f"is of form {student.form}, and the model of form {original.form}"
+    if student.output_kind != original.output_kind:
+        return f"returns a {student.output_kind}, and the model a {original.output_kind}"
+    for verb, ours, theirs, named in (
+        ("takes", student.inputs, original.inputs, original.keyword_inputs),
+        ("answers", student.outputs, original.outputs, original.output_kind == "dict"),
+    ):
+        if [_told(spec, named) for spec in ours] != [_told(spec, named) for spec in theirs]:
+            told = [", ".join(_told(spec, named) for spec in specs) for specs in (ours, theirs)]
+            return f"{verb} {told[0]}, and the model {told[1]}"
+    return ""
+
+
+def _told(spec: TensorSpec, named: bool) -> str:
+    shape = ", ".join(map(str, spec.shape))
+    return f"{spec.name} {spec.dtype}[{shape}]" if named else f"{spec.dtype}[{shape}]"
 
 
 def verify_files(root: Path, files: Mapping[str, str]) -> None:

@@ -51,6 +51,9 @@ class Workload:
     slices
         Parts of the held-out data that must not be worse than the average hides, by name: functions ``(inputs, label)``
         of one item → whether it belongs. Classes are looked at in any case.
+    student
+        A smaller model that is to answer as ``model`` does, for techniques that teach one: a module, or a function that
+        returns one, with the same inputs and outputs. Trained or not.
 
     Data is a map-style dataset or a ``DataLoader`` over one. An item is ``(inputs, label)``: inputs are one array or
     tensor, a tuple in the model's order, or a dict by the model's keyword names, all without a batch axis.
@@ -69,6 +72,7 @@ class Workload:
     loss: Callable[..., Any] | None = None
     collate: Collate | None = None
     slices: Mapping[str, Callable[[Any, Any], Any]] | None = None
+    student: object | None = None
 
     def __post_init__(self) -> None:
         if not self.name or not isinstance(self.name, str) or any(c in self.name for c in "/\\\0\n"):

@@ -18,6 +18,7 @@ from typing import Any
 
 from paretune.ask import plugin
 from paretune.ask.artifact import Artifact
+from paretune.ask.code import fingerprint_of
 from paretune.ask.event import Event, Observer
 from paretune.ask.knob import make, values_of
 from paretune.ask.target import Target
@@ -146,7 +147,10 @@ class Builder:
                 "technique": step.name,
                 "knobs": values_of(step),
                 "artifact": artifact.digest,
+                "original": self.original.digest,
+                "student": None if self.fit.student is None else self.fit.student.digest,
                 "train": self._train,
+                "loss": None if self.fit.loss is None else fingerprint_of(self.fit.loss),
                 "keep": self.fit.keep,
                 "seed": self.fit.seed,
                 "versions": {module: _version(module) for module in ("paretune", *step.needs)},
@@ -160,7 +164,9 @@ class Builder:
         return None if train is None else [train.name, len(train), train.take(KNOWN_BY, self.fit.seed).digest]
 
     def _open(self, place: Path) -> Artifact:
-        return dataclasses.replace(Artifact.open(place / "out"), origin=self.original.origin)
+        artifact = Artifact.open(place / "out")
+        owner = self.fit.student if artifact.base == "student" else self.original
+        return dataclasses.replace(artifact, origin=None if owner is None else owner.origin)
 
     def _step(self, step: Technique, artifact: Artifact) -> Artifact:
         key = self._key(step, artifact)
@@ -169,7 +175,7 @@ class Builder:
         cached = place is not None
         if place is None:
             self.observer.on(Event("progress", f"applying {step.name}", {"fraction": 0.0}))
-            place = self.store.put(key, "build", lambda scratch: self._apply(step, artifact, scratch))
+            place = self.store.put(key, "build", lambda scratch: self._apply(step, artifact, scratch, key))
         seconds = time.perf_counter() - started
         self.observer.on(
             Event("step", step.name, {"step": "build", "key": key, "cached": cached, "seconds": round(seconds, 3)})
@@ -181,16 +187,18 @@ class Builder:
         if failure.exists():
             told = json.loads(failure.read_text())
             raise BuildError(told["what"], where=told["where"], do=told["do"])
+        shutil.rmtree(self.store.unfinished(key), ignore_errors=True)
         return self._open(place)
 
-    def _apply(self, step: Technique, artifact: Artifact, scratch: Path) -> None:
+    def _apply(self, step: Technique, artifact: Artifact, scratch: Path, key: str) -> None:
         def progress(fraction: float, what: str) -> None:
             self.observer.on(Event("progress", f"{step.name}: {what}", {"fraction": fraction}))
 
         said: list[list[str]] = []
         fit = dataclasses.replace(
-            self.fit, scratch=scratch, progress=progress, unmatched=lambda patterns: said.append(list(patterns))
-        )
+            self.fit, scratch=scratch, progress=progress, unmatched=lambda patterns: said.append(list(patterns)),
+            checkpoints=self.store.unfinished(key),
+        )  # fmt: skip
         try:
             made = step.apply(artifact, fit)
             if made.form != step.gives or made.root != fit.out:

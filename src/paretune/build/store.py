@@ -126,7 +126,7 @@ class Store:
                     if path.is_file()
                 }
                 (scratch / ENTRY).write_text(json.dumps({"kind": kind, "key": key, "files": files}, indent=1))
-                _sync(scratch)
+                sync(scratch)
                 place.parent.mkdir(parents=True, exist_ok=True)
                 try:
                     scratch.rename(place)
@@ -146,6 +146,10 @@ class Store:
                 place = Path(tempfile.mkdtemp(dir=self.root / "scratch", prefix=f"{os.getpid()}-"))
                 if _hold(place):
                     return place
+
+    def unfinished(self, key: str) -> Path:
+        """Where a step that takes long may keep what it has so far: it outlives a kill, and is no entry. Not made."""
+        return self.root / "unfinished" / key
 
     def sweep(self) -> None:
         """Remove what killed processes left half-written; what a living one works on stays."""
@@ -182,7 +186,8 @@ def _hold(place: Path) -> bool:
     return place.is_dir()
 
 
-def _sync(directory: Path) -> None:
+def sync(directory: Path) -> None:
+    """Flush a directory and all that lies in it to the disk."""
     # a directory can be opened, and flushed, only where there is O_DIRECTORY
     directories = hasattr(os, "O_DIRECTORY")
     for path in (*directory.rglob("*"), directory):

@@ -37,6 +37,11 @@ class Fit:
         Called with (fraction done 0 … 1, what is being done).
     scratch
         An empty directory. The technique writes its artefact's files into ``scratch / "out"`` and seals it there.
+    student
+        The module that the user wants to be taught in the original's place; None where there is none.
+    checkpoints
+        A directory, maybe not made yet, that outlives a kill and is this step's alone: what a technique that takes long
+        keeps there it finds again when the run is resumed. None: nothing need be kept.
     unmatched
         A technique that heeds ``keep`` calls it once with those patterns, maybe none, that name nothing in the model.
     """
@@ -49,6 +54,8 @@ class Fit:
     keep: tuple[str, ...] = ()
     progress: Callable[[float, str], None] = lambda fraction, what: None
     unmatched: Callable[[Sequence[str]], None] = lambda patterns: None
+    student: Artifact | None = None
+    checkpoints: Path | None = None
 
     @property
     def out(self) -> Path:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from paretune.ask.artifact import Artifact
+from paretune.ask.code import fingerprint_of
 from paretune.ask.data import Split, feeds, tile
 from paretune.ask.event import Event, Observer
 from paretune.ask.score import PerExample
@@ -29,7 +30,6 @@ from paretune.check.measurement import BatchRun, Measurement, Subject, joined, r
 from paretune.check.meter import Spent
 from paretune.check.plan import Plan
 from paretune.check.process import Child
-from paretune.check.score_digest import fingerprint_of
 from paretune.check.statistics import CLUSTERS
 from paretune.errors import MeasureError
 

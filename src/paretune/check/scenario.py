@@ -16,9 +16,9 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from paretune.ask.code import fingerprint_of
 from paretune.ask.data import Examples, Split
 from paretune.build.store import key_of
-from paretune.check.score_digest import fingerprint_of
 from paretune.check.view import View, inputs_of, with_inputs
 from paretune.errors import CallError, DataError
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from sklearn.metrics import f1_score, recall_score
 
+from paretune.ask.code import fingerprint_of
 from paretune.ask.set_score import SetScore
-from paretune.check.score_digest import fingerprint_of
 
 CODE = """
 import numpy as np
@@ -84,3 +85,10 @@ def test_what_holds_itself_is_read_once() -> None:
     first = fingerprint_of(score)
     ring[0] = 2
     assert fingerprint_of(score) != first
+
+
+def test_the_weights_of_a_loss_count() -> None:
+    def made(weight: float) -> Any:
+        return torch.nn.CrossEntropyLoss(torch.tensor([1.0, weight], dtype=torch.bfloat16))
+
+    assert fingerprint_of(made(2.0)) == fingerprint_of(made(2.0)) != fingerprint_of(made(3.0))

@@ -1,4 +1,4 @@
-"""What a score is, as a digest: a changed one is not answered from the store."""
+"""What a user's function (a score, a loss) is, as a digest: what came of another one is not taken from the store."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from typing import Any
 
 import numpy as np
 
+from paretune.ask.data import as_array
 from paretune.ask.set_score import SetScore
 
 OWN = "paretune."
 
 
-def fingerprint_of(score: Callable[..., Any] | SetScore) -> str:
-    """A digest of a score's code, of the functions and plain values that it uses, and of its kind."""
-    if isinstance(score, SetScore):
-        parts = [None if part is None else fingerprint_of(part) for part in (score.metric, score.keep)]
-        return _digest(["set", *parts, score.best])
-    return _digest(_of(score, set()))
+def fingerprint_of(function: Callable[..., Any] | SetScore) -> str:
+    """A digest of a function's or a score's code, of the functions, arrays and plain values it uses, and its kind."""
+    if isinstance(function, SetScore):
+        parts = [None if part is None else fingerprint_of(part) for part in (function.metric, function.keep)]
+        return _digest(["set", *parts, function.best])
+    return _digest(_of(function, set()))
 
 
 def _digest(found: Any) -> str:
@@ -63,7 +64,9 @@ def _plain(value: Any) -> bool:
 
 
 def _shown(value: Any, seen: set[Any]) -> Any:
-    """What a plain value, an array or a function is, as plain JSON; None for anything else."""
+    """What a plain value, an array, a tensor or a function is, as plain JSON; None for anything else."""
+    if hasattr(value, "untyped_storage") and not inspect.isclass(value):  # a tensor, told without importing torch
+        value = as_array(value, "fingerprint")
     if isinstance(value, np.ndarray):
         return f"{value.dtype}{value.shape}:{hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()}"
     if _plain(value) and value is not None:

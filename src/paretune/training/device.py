@@ -1,0 +1,81 @@
+"""Where and in which arithmetic training runs: accelerate, kept from leaving traces in the process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState, GradientState
+from accelerate.utils import GradientAccumulationPlugin
+
+from paretune.errors import BuildError
+
+_NAMES = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+
+
+def home() -> torch.device:
+    """The device that this process trains on: the one that ``accelerate launch`` gave it, else a GPU, else the CPU."""
+    device: torch.device = PartialState().device
+    return device
+
+
+@contextlib.contextmanager
+def accelerator(precision: str) -> Iterator[Accelerator]:
+    """An accelerator for ``fp32``, ``bf16`` or ``fp16``.
+
+    accelerate keeps the precision of a process in one place and refuses to change it; here every training has its own,
+    and what the caller had set is put back. On the CPU accelerate trains in float32 when asked for fp16: there the
+    loss scaling is torch's own.
+
+    Raises
+    ------
+    BuildError
+        If the device has no such arithmetic.
+    """
+    shared = (AcceleratorState._shared_state, GradientState._shared_state)
+    before = [dict(state) for state in shared]
+    for state in shared:
+        state.clear()
+    try:
+        try:
+            made = Accelerator(
+                mixed_precision=_NAMES[precision],
+                gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # weighted here, part by part
+            )
+        except ValueError as error:
+            raise BuildError(f"this device does not train in {precision}: {error}", do="use precision=fp32") from error
+        if precision == "fp16" and made.device.type == "cpu":
+            made.native_amp, made.scaler = True, torch.amp.GradScaler("cpu")
+        yield made
+        made.free_memory()
+    finally:
+        for state, held in zip(shared, before, strict=True):
+            state.clear()
+            state.update(held)
+
+
+@contextlib.contextmanager
+def repeatable(device: torch.device) -> Iterator[None]:
+    """The same numbers every time, where torch has a kernel for it: deterministic algorithms, gradients switched on."""
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the first matrix product is asked for
+    enabled = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    memory: Any = torch.utils.deterministic  # a module whose attributes torch does not declare
+    tuned, filled = torch.backends.cudnn.benchmark, memory.fill_uninitialized_memory
+    try:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = False
+        memory.fill_uninitialized_memory = False  # it costs time, and no sound model needs it
+        with torch.inference_mode(False), torch.enable_grad(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*deterministic.*")
+            yield
+    finally:
+        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+        torch.backends.cudnn.benchmark = tuned
+        memory.fill_uninitialized_memory = filled

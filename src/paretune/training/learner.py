@@ -1,0 +1,57 @@
+"""Learner: the user's module behind one signature, so that nothing is ever laid over the module itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from paretune.errors import BuildError
+from paretune.forms import torch as form
+
+
+class Learner(torch.nn.Module):
+    """Takes tensors in the artefact's order and returns whatever the module does.
+
+    Mixed precision and parallel wrappers replace a module's ``forward``; here they replace this one's, and the user's
+    module stays what it was: its digest must not tell how it was trained.
+    """
+
+    def __init__(self, model: torch.nn.Module, names: tuple[str, ...] | None) -> None:
+        super().__init__()
+        self.model, self.names = model, names
+
+    def forward(self, *inputs: torch.Tensor) -> Any:
+        """``inputs``: in the order of the artefact's."""
+        if self.names is None:
+            return self.model(*inputs)
+        return self.model(**dict(zip(self.names, inputs, strict=True)))
+
+
+def answer_of(outputs: Any) -> torch.Tensor:
+    """The tensor that the built-in losses look at: the only one, ``logits`` where there is one, or the first."""
+    names, tensors, _ = form.flatten_outputs(outputs)
+    return tensors[names.index("logits") if "logits" in names else 0]
+
+
+def demand_trainable(module: torch.nn.Module, where: str) -> None:
+    """Refuse a module that cannot learn.
+
+    Raises
+    ------
+    BuildError
+        If it is an exported program, has no parameters, or all of them are frozen.
+    """
+    if form.is_program(module):
+        raise BuildError(
+            "the model is an exported program, which has no training mode", where=where,
+            do="give the nn.Module that it was exported from",
+        )  # fmt: skip
+    parameters = list(module.parameters())
+    if not parameters:
+        raise BuildError("the model has no parameters to train", where=where)
+    if not any(parameter.requires_grad for parameter in parameters):
+        raise BuildError(
+            f"all {len(parameters)} parameters of the model are frozen", where=where,
+            do="set requires_grad on those that may change, before the model is given to the workload",
+        )  # fmt: skip

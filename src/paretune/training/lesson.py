@@ -1,0 +1,101 @@
+"""Lesson: some training examples as tensors on the device that trains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from paretune.ask.artifact import Artifact
+from paretune.ask.data import Split, fit_inputs
+from paretune.errors import BuildError
+from paretune.forms import torch as form
+from paretune.training.order import Places
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A batch: inputs in the order of the artefact's, labels, and the places of its examples in the data.
+
+    ``labels`` keep the dtype that the data gives them.
+    """
+
+    inputs: tuple[torch.Tensor, ...]
+    labels: torch.Tensor | None
+    places: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """Makes lessons of a split's examples, checked against the inputs that ``artifact`` takes."""
+
+    split: Split
+    artifact: Artifact
+    device: torch.device
+    channels_last: bool = False
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def at(self, places: Places) -> Lesson:
+        """The examples at these places, in this order.
+
+        Raises
+        ------
+        DataError
+            If they cannot be read or do not fit the model's inputs.
+        """
+        chosen = Split(self.split.examples, tuple(self.split.indices[place] for place in places))
+        batch = next(chosen.batches(len(chosen)))
+        arrays = fit_inputs(batch.inputs, self.split.keys, self.artifact, self.split.name)
+        return Lesson(
+            tuple(self._tensor(form.native(array)) for array in arrays),
+            None if batch.labels is None else form.native(batch.labels).to(self.device),
+            torch.as_tensor(places.copy()),
+        )
+
+    def _tensor(self, tensor: torch.Tensor) -> torch.Tensor:
+        tensor = tensor.to(self.device)
+        four = self.channels_last and tensor.ndim == 4
+        return tensor.contiguous(memory_format=torch.channels_last) if four else tensor
+
+
+def demand_lessons(split: Split | None, where: str) -> Split:
+    """``split``, if there is one.
+
+    Raises
+    ------
+    BuildError
+        If there is no training data.
+    """
+    if split is None or not len(split):
+        raise BuildError("needs training data to learn from", where=where, do="give the workload train=")
+    return split
+
+
+def demand_classes(split: Split) -> None:
+    """Refuse labels that teach nothing; reads on until two classes were seen. Float labels may be alike.
+
+    Raises
+    ------
+    BuildError
+        If the examples have no labels, or all have one class.
+    """
+    seen: set[int] = set()
+    for batch in split.batches(32):
+        if batch.labels is None:
+            raise BuildError("has no labels to learn from", where=split.name, do="return (inputs, label) items")
+        if batch.labels.dtype.kind not in "iub":
+            return
+        seen |= {int(label) for label in np.unique(batch.labels) if label >= 0}
+        if len(seen) > 1:
+            return
+    only = f"all of its {len(split)} examples are of class {seen.pop()}" if seen else "none of its labels is a class"
+    raise BuildError(
+        f"{only}: a model trained on them would forget the others", where=split.name,
+        do="give training data with two classes or more",
+    )  # fmt: skip

@@ -1,0 +1,37 @@
+"""Plan: the knobs of the one training loop. Techniques that train inherit them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from paretune.ask.knob import knob
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a module is trained; imports no framework, so that a technique may be declared without one."""
+
+    epochs: int = knob(10, "passes over the training data", low=1, high=10_000)
+    batch: int = knob(128, "examples to a step of the optimizer", low=1, high=65_536)
+    micro_batch: int = knob(
+        0, "examples at once, at most; gradients of the rest are accumulated; 0: the whole batch", low=0, high=65_536
+    )
+    optimizer: str = knob("adamw", "AdamW, or SGD with Nesterov momentum", choices=("adamw", "sgd"))
+    learning_rate: float = knob(1e-3, "the highest one, reached after the warm-up", low=1e-8, high=10.0)
+    momentum: float = knob(0.9, "of SGD; AdamW's first beta", low=0.0, high=0.999)
+    weight_decay: float = knob(
+        0.01, "on weights with two axes or more; biases and normalisations are left out", low=0.0, high=10.0
+    )
+    warmup: float = knob(
+        0.05, "share of the steps in which the rate rises; then it falls as a cosine", low=0.0, high=0.9
+    )
+    clip: float = knob(1.0, "the largest norm of a step's gradient; 0: any", low=0.0, high=1e6)
+    precision: str = knob(
+        "fp32", "arithmetic of the forward pass; fp16 scales its losses", choices=("fp32", "bf16", "fp16")
+    )
+    channels_last: bool = knob(False, "images in memory with their channels innermost", choices=(True, False))
+    validation: float = knob(0.0, "share of the training data set aside to score each epoch on", low=0.0, high=0.5)
+    patience: int = knob(
+        0, "epochs without a better score after which to stop, and the best epoch is kept; 0: the last one is",
+        low=0, high=10_000,
+    )  # fmt: skip

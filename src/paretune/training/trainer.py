@@ -1,0 +1,374 @@
+"""The one training loop. Its steps are methods of a screen at most; what is minimised is given as a function."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from paretune.ask.artifact import Artifact
+from paretune.ask.data import Split
+from paretune.errors import BuildError, ParetuneError
+from paretune.forms import torch as form
+from paretune.training import random_state
+from paretune.training.checkpoint import Checkpoint, Checkpoints
+from paretune.training.device import accelerator, repeatable
+from paretune.training.learner import Learner, demand_trainable
+from paretune.training.lesson import Lessons
+from paretune.training.loss import Examine, Step, examine
+from paretune.training.optimizer import load_state, made, state_of
+from paretune.training.order import Order, Places, parts
+from paretune.training.plan import Plan
+from paretune.training.schedule import share
+
+SHOWN_EVERY_S = 1.0
+SMALLEST_SCALE = 2.0**-14
+"""A loss scale below this means that gradients overflow whatever the scale."""
+
+Progress = Callable[[float, str], None]
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One pass: the mean loss of its steps, the validation score at its end (or None), the rate of its last step."""
+
+    loss: float
+    score: float | None
+    rate: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a training.
+
+    Attributes
+    ----------
+    epochs
+        The learning curve, one entry for every pass that was made.
+    kept
+        The epoch (counted from 1) whose parameters the module has now.
+    resumed
+        The step at which a checkpoint was taken up; 0: from the beginning.
+    """
+
+    epochs: tuple[Epoch, ...]
+    kept: int
+    resumed: int
+
+    @property
+    def line(self) -> str:
+        """The curve in a line for a person."""
+        first, last = self.epochs[0], self.epochs[self.kept - 1]
+        scored = "" if last.score is None else f", validation score {last.score:.4g}"
+        many = f"{len(self.epochs)} epochs" if len(self.epochs) > 1 else "1 epoch"
+        best = "" if self.kept == len(self.epochs) else f", best after {self.kept}"
+        return f"{many}{best}: loss {first.loss:.4g} → {last.loss:.4g}{scored}"
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """Where checkpoints go, and how often: at the end of each epoch, and when ``every_s`` seconds have passed."""
+
+    folder: Path
+    every_s: float = 60.0
+
+
+def train(
+    module: torch.nn.Module,
+    artifact: Artifact,
+    data: Split,
+    step: Step,
+    plan: Plan,
+    seed: int,
+    *,
+    score: Examine = examine,
+    keeping: Keeping | None = None,
+    progress: Progress = lambda fraction, text: None,
+    name: str = "training",
+) -> Outcome:
+    """Train ``module`` in place, and leave it on the CPU in eval mode.
+
+    The same module, data, plan and seed give the same parameters, bit for bit, on the same machine with as many
+    threads, whether or not it was killed and went on from a checkpoint. Under ``accelerate launch`` every process takes
+    its share of each batch.
+
+    Parameters
+    ----------
+    module
+        A copy of the user's, which may be changed.
+    artifact
+        Whose inputs the module takes.
+    step
+        ``(call, lesson)`` → the scalar to be minimised; :func:`~paretune.training.loss.supervised` makes one of a loss.
+    score
+        What epochs are scored by, when ``plan.validation`` sets data aside.
+    keeping
+        Where to keep checkpoints; if there are some of this very training, it goes on from the newest.
+    name
+        What errors call it.
+
+    Raises
+    ------
+    BuildError
+        If the module cannot learn, the plan contradicts itself, the loss or a gradient is no longer finite (names the
+        step, and the last good checkpoint), or ``keeping.folder`` holds the checkpoints of another training.
+    """
+    demand_trainable(module, name)
+    if plan.patience and not plan.validation:
+        raise BuildError("patience needs a validation part", where=name, do="set validation, 0.1 say")
+    with accelerator(plan.precision) as device:
+        trainer = Trainer(module, artifact, data, step, plan, seed, score, keeping, progress, name, device)
+        try:
+            with repeatable(device.device), random_state.seeded(seed, device.device):
+                return trainer.run()
+        finally:
+            trainer.leave()
+
+
+class Trainer:
+    """A training under way: :meth:`run` is the loop, and the other methods are its parts."""
+
+    def __init__(
+        self, module: torch.nn.Module, artifact: Artifact, data: Split, step: Step, plan: Plan, seed: int,
+        score: Examine, keeping: Keeping | None, progress: Progress, name: str, device: Accelerator,
+    ) -> None:  # fmt: skip
+        self.module, self.step, self.plan, self.score = module, step, plan, score
+        self.keeping, self.progress, self.name, self.device = keeping, progress, name, device
+        self.checkpoints = None if keeping is None else Checkpoints(keeping.folder)
+        self.lessons = Lessons(data, artifact, device.device, plan.channels_last)
+        self.learnt, self.aside = _parted(len(data), plan.validation, seed)
+        if not len(self.learnt):
+            raise BuildError("leaves nothing to learn from", where=f"{name}.validation", do="set less aside")
+        self.order = Order(len(self.learnt), min(plan.batch, len(self.learnt)), seed)
+        self.total = self.order.steps * plan.epochs
+        if plan.channels_last:
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.learner = device.prepare_model(Learner(module, form.keywords(artifact)))
+        self.optimizer = device.prepare_optimizer(made(module, plan))
+        self.purpose = self._purpose(artifact, seed)
+        self.curve: list[Epoch] = []
+        self.losses: list[float] = []  # of this epoch's steps
+        self.best: dict[str, torch.Tensor] = {}
+        self.best_epoch = 0
+
+    # -- the loop ----------------------------------------------------------------------------------------------
+
+    def run(self) -> Outcome:
+        """Train to the end, from the newest checkpoint on where there is one."""
+        begun = self._resume()
+        self.module.train()
+        self._clock = self._shown = self._saved = time.monotonic()
+        for number in range(begun, self.total):
+            if self._has_stopped():
+                break
+            self.losses.append(self._update(number))
+            ends = (number + 1) % self.order.steps == 0
+            if ends:
+                self._end_epoch(number)
+            self._show(begun, number + 1, ends)
+            if self._is_due(ends):
+                self._keep(number + 1)
+        self._settle()
+        return Outcome(tuple(self.curve), self.best_epoch or len(self.curve), begun)
+
+    def leave(self) -> None:
+        """Put the module on the CPU, in eval mode, without gradients; also when the training failed."""
+        self.module.zero_grad(set_to_none=True)
+        self.module.eval().cpu()
+
+    def _has_stopped(self) -> bool:
+        """Whether no epoch since the best one was better, for as long as patience lasts."""
+        return bool(self.plan.patience) and len(self.curve) - self.best_epoch >= self.plan.patience
+
+    # -- one step ----------------------------------------------------------------------------------------------
+
+    def _update(self, number: int) -> float:
+        """One step of the optimizer on one batch, part by part; the batch's loss."""
+        rate = self.plan.learning_rate * share(number, self.total, self.plan.warmup)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        batch = self.learnt[self.order.places(number)]
+        own = batch[self.device.process_index :: self.device.num_processes]
+        pieces = parts(own, self.plan.micro_batch)
+        total = torch.zeros((), device=self.device.device)
+        for place, piece in enumerate(pieces):
+            last = place == len(pieces) - 1
+            with contextlib.nullcontext() if last else self.device.no_sync(self.learner):
+                # parallel wrappers average over processes, whose shares of a batch may differ by an example
+                total += self._backward(piece, len(piece) * self.device.num_processes / len(batch))
+        loss = float(self.device.reduce(total, "mean"))
+        if not math.isfinite(loss):
+            raise self._diverged(f"the loss is {loss}", number)
+        self._step(number)
+        return loss
+
+    def _backward(self, piece: Places, weight: float) -> torch.Tensor:
+        """Add the gradients of some of the batch; its weighted loss."""
+        lesson = self.lessons.at(piece)
+        try:
+            loss = self.step(self.learner, lesson) * weight
+            self.device.backward(loss)
+        except ParetuneError:
+            raise
+        except Exception as error:  # whatever the user's forward or loss raises in training mode
+            reason = (str(error).strip().splitlines() or [""])[0][:200]
+            raise BuildError(
+                f"the model fails in training: {type(error).__name__}: {reason}", where=self.name,
+                do="see that it trains by itself, in train mode, on a batch of this size",
+            ) from error  # fmt: skip
+        return loss.detach()
+
+    def _step(self, number: int) -> None:
+        norm = self.device.clip_grad_norm_(self.module.parameters(), self.plan.clip or math.inf)
+        scaler = self.device.scaler
+        if scaler is None and not math.isfinite(float(norm)):
+            raise self._diverged("a gradient is not finite", number)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if scaler is not None and scaler.get_scale() < SMALLEST_SCALE:
+            raise self._diverged("gradients overflow half precision at any scale", number)
+
+    def _diverged(self, what: str, number: int) -> BuildError:
+        """The error; the checkpoint of the parameters that led to it is dropped, the one before is good."""
+        where = f"at step {number + 1} of {self.total} (epoch {number // self.order.steps + 1})"
+        kept, advice = "", "lower learning_rate or clip, or look for examples that are not finite"
+        if self.checkpoints is not None and self.device.is_main_process:
+            self.checkpoints.drop(number)
+            good = self.checkpoints.latest()
+            if good is not None:
+                kept = f"; the last good parameters, after {good.step} steps, are kept in {self.checkpoints.folder}"
+        return BuildError(f"{what} {where}{kept}", where=self.name, do=advice)
+
+    # -- one epoch ---------------------------------------------------------------------------------------------
+
+    def _end_epoch(self, number: int) -> None:
+        loss = math.fsum(self.losses) / len(self.losses)
+        rate = self.plan.learning_rate * share(number, self.total, self.plan.warmup)
+        score = self._scored() if len(self.aside) else None
+        self.curve.append(Epoch(loss, score, rate))
+        self.losses = []
+        if self.plan.patience and score is not None and self._is_best(score):
+            self.best_epoch = len(self.curve)
+            self.best = {name: tensor.detach().clone() for name, tensor in _tensors(self.module)}
+
+    def _is_best(self, score: float) -> bool:
+        held = self.curve[self.best_epoch - 1].score if self.best_epoch else None
+        return not math.isnan(score) and (held is None or score > held)
+
+    def _scored(self) -> float:
+        """The mean score of the examples set aside."""
+        self.module.eval()
+        total = 0.0
+        size = self.plan.micro_batch or self.order.batch
+        with torch.no_grad():
+            for start in range(0, len(self.aside), size):
+                lesson = self.lessons.at(self.aside[start : start + size])
+                total += float(self.score(self.learner, lesson).double().sum())
+        self.module.train()
+        return total / len(self.aside)
+
+    # -- progress and checkpoints ------------------------------------------------------------------------------
+
+    def _show(self, begun: int, done: int, ends: bool) -> None:
+        now = time.monotonic()
+        if not ends and now - self._shown < SHOWN_EVERY_S:
+            return
+        self._shown = now
+        left = (now - self._clock) / (done - begun) * (self.total - done)
+        loss = self.curve[-1].loss if ends else math.fsum(self.losses) / len(self.losses)
+        score = self.curve[-1].score if self.curve else None
+        scored = "" if score is None else f", score {score:.4g}"
+        epoch = (done - 1) // self.order.steps + 1
+        text = f"epoch {epoch} of {self.plan.epochs}, loss {loss:.4g}{scored}, {_clock(left)} left"
+        self.progress(done / self.total, text)
+
+    def _is_due(self, ends: bool) -> bool:
+        if self.keeping is None:
+            return False
+        return ends or time.monotonic() - self._saved >= self.keeping.every_s
+
+    def _keep(self, step: int) -> None:
+        if self.checkpoints is None or not self.device.is_main_process:
+            return
+        model = dict(_tensors(self.module))
+        if not all(bool(tensor.isfinite().all()) for tensor in model.values() if tensor.is_floating_point()):
+            return  # the next step will say what happened; the checkpoint before this is good
+        optimizer, scalars = state_of(self.optimizer)
+        drawn, numbers = random_state.capture(self.device.device)
+        facts = {
+            "purpose": self.purpose, "curve": [dataclasses.astuple(epoch) for epoch in self.curve],
+            "losses": self.losses, "best_epoch": self.best_epoch, "optimizer": scalars, "random": numbers,
+            "scaler": None if self.device.scaler is None else self.device.scaler.state_dict(),
+        }  # fmt: skip
+        tensors = {"model": model, "optimizer": optimizer, "random": drawn, "best": self.best}
+        self.checkpoints.save(Checkpoint(step, tensors, facts))
+        self._saved = time.monotonic()
+
+    def _resume(self) -> int:
+        """Take up the newest checkpoint; the step it stands at, 0 where there is none."""
+        held = None if self.checkpoints is None else self.checkpoints.latest()
+        if held is None:
+            return 0
+        if held.facts["purpose"] != self.purpose:
+            assert self.checkpoints is not None
+            raise BuildError(
+                "holds the checkpoints of another training", where=str(self.checkpoints.folder),
+                do="give another directory, or delete it",
+            )  # fmt: skip
+        with torch.no_grad():
+            for name, tensor in _tensors(self.module):
+                tensor.copy_(held.tensors["model"][name])
+        load_state(self.optimizer, held.tensors["optimizer"], held.facts["optimizer"])
+        if self.device.scaler is not None:
+            self.device.scaler.load_state_dict(held.facts["scaler"])
+        random_state.restore(held.tensors["random"], held.facts["random"], self.device.device)
+        self.curve = [Epoch(*values) for values in held.facts["curve"]]
+        self.losses, self.best_epoch = list(held.facts["losses"]), held.facts["best_epoch"]
+        self.best = {name: tensor.to(self.device.device) for name, tensor in held.tensors["best"].items()}
+        return held.step
+
+    def _settle(self) -> None:
+        """With patience the best epoch's parameters are the result."""
+        with torch.no_grad():
+            for name, tensor in _tensors(self.module) if self.best else ():
+                tensor.copy_(self.best[name])
+
+    def _purpose(self, artifact: Artifact, seed: int) -> str:
+        """What must be the same for a checkpoint to be taken up."""
+        shapes = [[name, list(tensor.shape), str(tensor.dtype)] for name, tensor in _tensors(self.module)]
+        described = [
+            self.name, dataclasses.asdict(self.plan), seed, artifact.digest, shapes, len(self.lessons),
+            self.device.num_processes,
+        ]  # fmt: skip
+        return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+
+
+def _parted(count: int, aside: float, seed: int) -> tuple[Places, Places]:
+    """Places of examples (to learn from, to score on): a seeded share, at least one, is set aside where any is."""
+    if not aside:
+        return np.arange(count), np.arange(0)
+    shuffled = np.random.default_rng(seed).permutation(count)
+    number = max(1, round(aside * count))
+    return np.sort(shuffled[number:]), shuffled[:number]
+
+
+def _tensors(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Parameters and all buffers, those that ``state_dict`` leaves out too; each once, tied or not."""
+    yield from module.named_parameters()
+    yield from module.named_buffers()
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,89 @@
+"""The finder tries what may fit, really runs out of memory where it does, and changes nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+import training_nets as nets
+from torch import nn
+
+from paretune.errors import BuildError
+from paretune.forms import torch as form
+from paretune.training import batch_size
+from paretune.training.loss import supervised
+from paretune.training.plan import Plan
+
+
+def wide(width: int = 50_000) -> nn.Module:
+    """Holds 4 · width bytes of each example for its backward pass, and little besides."""
+
+    class Wide(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(nets.FEATURES, nets.CLASSES)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            spread = self.head(x).mean(1, keepdim=True).expand(-1, width).exp()
+            return self.head(x) + 1e-9 * spread.mean(1, keepdim=True)
+
+    return Wide()
+
+
+def found(tmp_path, live, plan, **options):
+    artifact = nets.sealed(live, tmp_path / "model")
+    module = form.restore(artifact)
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    made = batch_size.find(module, artifact, nets.split(nets.rows()), supervised(None), plan, 0, **options)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
+    return made
+
+
+def test_the_quickest_is_one_of_those_that_fit(tmp_path):
+    made = found(tmp_path, nets.net(), Plan(batch=50))
+    assert list(made.examples_per_s) == [2, 4, 8, 16, 32, 50]
+    assert made.largest == 50
+    assert made.examples_per_s[made.micro_batch] == max(made.examples_per_s.values())
+    assert made.micro_batch * made.accumulation >= 50 > made.micro_batch * (made.accumulation - 1)
+
+
+@pytest.mark.parametrize(("limit", "largest"), [(2 * 4 * 50_000 * 17, 16), (2 * 4 * 50_000 * 65, 64)])
+def test_what_needs_more_than_the_limit_is_not_tried(tmp_path, limit, largest):
+    made = found(tmp_path, wide(), Plan(batch=100), limit_bytes=limit)
+    assert made.largest == largest
+    assert max(made.examples_per_s) == largest
+
+
+def test_nothing_fits(tmp_path):
+    with pytest.raises(BuildError, match="not even 2 examples at once fit"):
+        found(tmp_path, wide(), Plan(batch=100), limit_bytes=1000)
+
+
+STARVED = """
+import resource, sys, tempfile
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import torch
+torch.set_num_threads(1)
+import test_batch_size as tests
+from paretune.training.plan import Plan
+free = 400 << 20
+tests.found(Path(tempfile.mkdtemp()), tests.wide(10), Plan(batch=4))  # everything is loaded before memory is taken away
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + free, used + free))
+made = tests.found(Path(tempfile.mkdtemp()), tests.wide(2_000_000), Plan(batch=100), limit_bytes=1 << 60)
+print(made.largest)
+"""
+
+
+def test_memory_that_runs_out_ends_the_search():
+    done = subprocess.run(
+        [sys.executable, "-c", STARVED, str(nets.__file__).rpartition("/")[0]],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) in (4, 8, 16)

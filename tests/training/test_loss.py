@@ -1,0 +1,113 @@
+"""The default losses are torch's, on whatever shape answers and labels have; misfits are said."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from paretune.errors import BuildError
+from paretune.training import loss
+from paretune.training.lesson import Lesson
+
+
+def lesson(labels, count=None):
+    count = len(labels) if count is None else count
+    return Lesson((torch.zeros(count, 1),), labels, torch.arange(count))
+
+
+def seeded(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
+
+
+def test_classes_along_axis_one_or_the_last():
+    logits, labels = seeded(5, 4, 3), torch.tensor([[0, 1, 3]] * 5)
+    expected = functional.cross_entropy(logits, labels)
+    assert torch.allclose(loss.against_labels(logits, labels), expected)
+    assert torch.allclose(loss.against_labels(logits.movedim(1, -1), labels.int()), expected)
+    flat = seeded(5, 4)
+    column = torch.tensor([[3], [0], [1], [1], [2]])
+    assert torch.allclose(loss.against_labels(flat, column), functional.cross_entropy(flat, column[:, 0]))
+
+
+@pytest.mark.parametrize("shape", [(6,), (6, 1)])
+def test_a_single_column_is_a_binary_logit(shape):
+    logits, labels = seeded(*shape), torch.tensor([0, 1, 1, 0, 1, 0])
+    expected = functional.binary_cross_entropy_with_logits(logits.reshape(-1), labels.float())
+    assert torch.allclose(loss.against_labels(logits, labels), expected)
+    assert torch.equal(
+        loss.examine(lambda *x: logits, lesson(labels)), ((logits.reshape(-1) > 0) == labels.bool()).float()
+    )
+
+
+def test_negative_labels_are_left_out_of_loss_and_score():
+    logits, labels = seeded(4, 3), torch.tensor([2, -100, 0, -1])
+    assert torch.allclose(loss.against_labels(logits, labels), functional.cross_entropy(logits[[0, 2]], labels[[0, 2]]))
+    assert loss.against_labels(logits, torch.full((4,), -1)) == 0
+    tokens = torch.zeros(1, 2, 4)
+    tokens[0, 1] = 1
+    truth = torch.tensor([[1, 0, -1, 1]])
+    assert loss.examine(lambda *x: tokens, lesson(truth)).tolist() == [pytest.approx(2 / 3)]
+
+
+def test_floats_are_compared_in_the_shape_of_the_answers():
+    answers, labels = seeded(4, 1), torch.arange(4.0)
+    assert torch.allclose(loss.against_labels(answers, labels), ((answers[:, 0] - labels) ** 2).mean())
+    assert torch.allclose(loss.examine(lambda *x: answers, lesson(labels)), -((answers[:, 0] - labels) ** 2))
+
+
+@pytest.mark.parametrize(
+    ("answers", "labels", "told"),
+    [
+        (seeded(4, 3), torch.zeros(5, dtype=torch.int64), r"labels of shape \[5\] \(int64\) do not fit"),
+        (seeded(4, 3), torch.zeros(4), r"\[4\] \(float32\) do not fit answers of shape \[4, 3\]"),
+        (seeded(4, 3), torch.tensor([0, 1, 2, 3]), "class 3, and the model answers 3 classes"),
+    ],
+)
+def test_what_does_not_fit_is_said(answers, labels, told):
+    with pytest.raises(BuildError, match=told):
+        loss.against_labels(answers, labels)
+
+
+def test_a_users_loss_gets_what_the_model_returns_and_the_labels_as_they_are():
+    labels = torch.tensor([1, 0], dtype=torch.int32)
+    weight = torch.ones(2, requires_grad=True)
+    seen = []
+
+    def own(outputs, truth):
+        seen.append((outputs, truth))
+        return outputs["a"].sum().reshape(1)
+
+    found = loss.supervised(own)(lambda x: {"a": weight * 2}, lesson(labels))
+    assert found.shape == ()
+    assert found.item() == 4
+    assert seen[0][1] is labels
+    assert set(seen[0][0]) == {"a"}
+
+
+@pytest.mark.parametrize(
+    ("own", "told"),
+    [
+        (lambda out, y: out.nonsense, "Workload.loss: failed: AttributeError"),
+        (lambda out, y: 3.0, "Workload.loss: returned a float"),
+        (lambda out, y: out * 2, r"returned a tensor of shape \[2\]"),
+        (lambda out, y: out.detach().sum(), r"returned a tensor of shape \[\] without a gradient"),
+    ],
+)
+def test_a_users_loss_that_cannot_be_minimised_is_told(own, told):
+    weight = torch.ones(2, requires_grad=True)
+    with pytest.raises(BuildError, match=told):
+        loss.supervised(own)(lambda x: weight, lesson(torch.tensor([1, 0])))
+
+
+def test_without_labels_there_is_nothing_to_learn():
+    with pytest.raises(BuildError, match="no labels"):
+        loss.supervised(None)(lambda x: x, lesson(None, 2))
+    with pytest.raises(BuildError, match="no labels"):
+        loss.examine(lambda x: x, lesson(None, 2))
+
+
+def test_score_of_images_is_the_share_of_right_pixels():
+    logits = torch.zeros(1, 2, 2, 2)
+    logits[0, 1, 0, 0] = 1
+    truth = torch.from_numpy(np.array([[[1, 1], [0, 0]]]))
+    assert loss.examine(lambda *x: logits, lesson(truth)).tolist() == [0.75]

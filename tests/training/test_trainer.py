@@ -1,0 +1,327 @@
+"""Training learns, repeats, survives a kill, stops when it must, and leaves no trace but in the parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import training_nets as nets
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import nn
+
+from paretune.errors import BuildError, DataError
+from paretune.forms import torch as form
+from paretune.training.lesson import demand_classes, demand_lessons
+from paretune.training.loss import supervised
+from paretune.training.plan import Plan
+from paretune.training.trainer import Keeping, train
+
+PLAIN = supervised(None)
+QUICK = Plan(epochs=3, batch=16, learning_rate=0.02)
+
+
+def small() -> nn.Module:
+    return nn.Sequential(nn.Linear(nets.FEATURES, 16), nn.ReLU(), nn.Linear(16, nets.CLASSES))
+
+
+def trained(tmp_path: Path, live: nn.Module, plan: Plan = QUICK, step=PLAIN, items=None, **options):
+    place = tmp_path / f"model-{len(list(tmp_path.iterdir()))}"
+    artifact = nets.sealed(live, place)
+    module = form.restore(artifact)
+    data = nets.split(nets.rows() if items is None else items)
+    return module, train(module, artifact, data, step, plan, 3, **options)
+
+
+def accuracy(module: nn.Module, items) -> float:
+    with torch.no_grad():
+        answers = module(torch.from_numpy(np.stack([x for x, _ in items])))
+    return float((answers.argmax(1).numpy() == np.array([y for _, y in items])).mean())
+
+
+def same(one: nn.Module, other: nn.Module) -> bool:
+    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize("plan", [
+    dataclasses.replace(QUICK, epochs=12),
+    dataclasses.replace(QUICK, epochs=12, optimizer="sgd", learning_rate=0.2),
+    dataclasses.replace(QUICK, epochs=12, precision="bf16"),
+    dataclasses.replace(QUICK, epochs=12, precision="fp16"),
+])  # fmt: skip
+def test_it_learns_what_unseen_examples_hold(tmp_path, plan):
+    live = nets.net(0, small)
+    unseen = nets.rows(300, seed=9)
+    module, outcome = trained(tmp_path, live, plan, items=nets.rows(400))
+    assert accuracy(live, unseen) < 0.5
+    assert accuracy(module, unseen) > 0.85
+    assert outcome.epochs[-1].loss < outcome.epochs[0].loss / 2
+    assert {parameter.dtype for parameter in module.parameters()} == {torch.float32}
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_others(tmp_path):
+    live = nets.net()
+    artifact = nets.sealed(live, tmp_path / "model")
+    modules = []
+    for seed in (3, 3, 4):
+        modules.append(form.restore(artifact))
+        train(modules[-1], artifact, nets.split(nets.rows()), PLAIN, QUICK, seed)
+    assert same(modules[0], modules[1])
+    assert not same(modules[0], modules[2])
+
+
+def start(folder: Path, pause_s: float) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, nets.__file__, str(folder), str(pause_s)], stderr=subprocess.PIPE)
+
+
+def end_of(folder: Path):
+    with safe_open(folder / "end.safetensors", "pt") as file:
+        facts = file.metadata()
+    return load_file(folder / "end.safetensors"), facts["curve"], int(facts["resumed"])
+
+
+def kill_after(folder: Path, steps: int) -> None:
+    process = start(folder, 0.02)
+    wanted = folder / "checkpoints" / f"step-{steps:09d}"
+    deadline = time.monotonic() + 120
+    while not wanted.is_dir() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, process.stderr.read().decode()
+    process.stderr.close()
+    assert not (folder / "end.safetensors").exists()
+
+
+def test_a_killed_training_resumes_to_the_same_bits(tmp_path):
+    whole, broken = _made(tmp_path / "whole"), _made(tmp_path / "broken")
+    kill_after(broken, 8)  # in the middle of the second epoch
+    process = start(broken, 0.0)
+    told = process.communicate(timeout=120)[1]
+    assert process.returncode == 0, told.decode()
+    nets.main(whole, 0.0)
+    expected, curve, _ = end_of(whole)
+    found, again, resumed = end_of(broken)
+    assert 8 <= resumed < 36
+    assert again == curve
+    assert set(found) == set(expected)
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def test_a_finished_training_is_taken_up_at_its_end(tmp_path):
+    keeping = Keeping(tmp_path / "kept")
+    live = nets.net()
+    first, one = trained(tmp_path, live, keeping=keeping)
+    second, two = trained(tmp_path, live, keeping=keeping)
+    assert same(first, second)
+    assert (one.resumed, two.resumed) == (0, 3 * 7)
+    assert one.epochs == two.epochs
+
+
+def test_checkpoints_of_another_training_are_refused(tmp_path):
+    keeping = Keeping(tmp_path / "kept")
+    trained(tmp_path, nets.net(), keeping=keeping)
+    with pytest.raises(BuildError, match="checkpoints of another training"):
+        trained(tmp_path, nets.net(), dataclasses.replace(QUICK, batch=8), keeping=keeping)
+
+
+def test_parts_of_a_batch_add_up_to_the_batch(tmp_path):
+    live = nets.net(0, small)
+    whole, _ = trained(tmp_path, live)
+    parts, _ = trained(tmp_path, live, dataclasses.replace(QUICK, micro_batch=5))
+    for a, b in zip(whole.parameters(), parts.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+    assert not same(whole, live)
+
+
+def test_a_gradient_is_clipped(tmp_path):
+    live = nets.net(0, small)
+    plain = Plan(epochs=1, batch=16, optimizer="sgd", momentum=0.0, weight_decay=0.0, learning_rate=1.0, warmup=0.0)
+    plan = dataclasses.replace(plain, clip=0.01)
+    module, _ = trained(tmp_path, live, plan, items=nets.rows(16))
+    moved = torch.cat([(a - b).flatten() for a, b in zip(module.parameters(), live.parameters(), strict=True)])
+    assert float(moved.norm().detach()) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_it_stops_early_and_keeps_the_best_epoch(tmp_path):
+    items = [(x, np.int64(number % 3)) for number, (x, _) in enumerate(nets.rows(90))]  # labels that say nothing
+    plan = Plan(epochs=40, batch=16, learning_rate=0.02, validation=0.3, patience=2)
+    module, outcome = trained(tmp_path, nets.net(0, small), plan, items=items)
+    scores = [epoch.score for epoch in outcome.epochs]
+    assert len(scores) == outcome.kept + 2
+    assert scores[outcome.kept - 1] == max(scores)
+    shorter, _ = trained(tmp_path, nets.net(0, small), dataclasses.replace(plan, patience=40), items=items,
+                         score=first_high(outcome.kept))  # fmt: skip
+    assert same(module, shorter)
+
+
+def first_high(epoch: int):
+    """A score that is highest after one epoch, whatever the model answers."""
+    asked = []
+
+    def score(call, lesson):
+        asked.append(None)
+        batches = -(-27 // 16)
+        return torch.full((len(lesson),), float((len(asked) - 1) // batches + 1 == epoch))
+
+    return score
+
+
+def test_a_loss_that_is_no_number_names_step_and_last_good_checkpoint(tmp_path):
+    seen = []
+
+    def spoilt(call, lesson):
+        seen.append(len(seen))
+        return PLAIN(call, lesson) * (float("nan") if len(seen) == 10 else 1.0)
+
+    keeping = Keeping(tmp_path / "kept", 0.0)
+    told = r"the loss is nan at step 10 of 21 \(epoch 2\); the last good .* after 8 steps"
+    with pytest.raises(BuildError, match=told):
+        trained(tmp_path, nets.net(), step=spoilt, keeping=keeping)
+    good = load_file(tmp_path / "kept" / "step-000000008" / "model.safetensors")
+    assert [path.name for path in keeping.folder.iterdir()] == ["step-000000008"]
+    fresh = nets.net()
+    assert set(fresh.state_dict()) <= set(good)
+    assert all(bool(tensor.isfinite().all()) for tensor in good.values())
+
+
+def test_a_gradient_that_is_no_number_is_caught_before_it_harms(tmp_path):
+    def spoilt(call, lesson):
+        weight = call.model[0].weight
+        return PLAIN(call, lesson) + (weight - weight.detach()).abs().sum().sqrt()
+
+    with pytest.raises(BuildError, match="a gradient is not finite at step 1 of 21"):
+        trained(tmp_path, nets.net(0, small), step=spoilt)
+
+
+def test_half_precision_that_overflows_skips_steps_and_goes_on(tmp_path):
+    def steep(call, lesson):
+        return PLAIN(call, lesson) * 100
+
+    live = nets.net(0, small)
+    plan = dataclasses.replace(QUICK, precision="fp16", epochs=12)
+    module, outcome = trained(tmp_path, live, plan, step=steep)
+    assert all(bool(parameter.isfinite().all()) for parameter in module.parameters())
+    assert outcome.epochs[-1].loss < outcome.epochs[0].loss
+
+
+def test_what_cannot_learn_is_refused_in_a_line(tmp_path):
+    frozen = nets.net().requires_grad_(False)
+    with pytest.raises(BuildError, match="all 6 parameters of the model are frozen"):
+        trained(tmp_path, frozen)
+    with pytest.raises(BuildError, match="no parameters"):
+        trained(tmp_path, nn.Flatten())
+    program = torch.export.export(nets.net(), (torch.zeros(2, nets.FEATURES),)).module()
+    with pytest.raises(BuildError, match="exported program"):
+        train(program, nets.sealed(nets.net(), tmp_path / "p"), nets.split(nets.rows()), PLAIN, QUICK, 0)
+    with pytest.raises(BuildError, match="patience needs a validation part"):
+        trained(tmp_path, nets.net(), dataclasses.replace(QUICK, patience=1))
+    with pytest.raises(BuildError, match="fails in training: ValueError: Expected more than 1 value"):
+        trained(tmp_path, nets.net(), dataclasses.replace(QUICK, batch=1))
+    with pytest.raises(DataError, match="float64 and the model takes float32"):
+        trained(tmp_path, nets.net(), items=[(x.astype("float64"), y) for x, y in nets.rows()])
+
+
+def test_data_that_teaches_nothing_is_refused():
+    with pytest.raises(BuildError, match="needs training data"):
+        demand_lessons(None, "here")
+    alike = [(x, np.int64(2)) for x, _ in nets.rows(30)]
+    with pytest.raises(BuildError, match="all of its 30 examples are of class 2"):
+        demand_classes(nets.split(alike))
+    with pytest.raises(BuildError, match="no labels"):
+        demand_classes(nets.split([(x, None) for x, _ in alike]))
+    demand_classes(nets.split([*alike, (alike[0][0], np.int64(0))]))
+    demand_classes(nets.split([(x, np.float32(1)) for x, _ in alike]))
+
+
+def test_frozen_parameters_stay(tmp_path):
+    live = nets.net(0, small)
+    live[0].requires_grad_(False)
+    module, _ = trained(tmp_path, live)
+    assert torch.equal(module[0].weight, live[0].weight)
+    assert not torch.equal(module[2].weight, live[2].weight)
+
+
+def test_nothing_but_the_parameters_is_changed(tmp_path):
+    live = nets.net(0, small)
+    before = form.fingerprint(live)
+    user = Accelerator(mixed_precision="no", cpu=True, gradient_accumulation_steps=3)
+    random.seed(1)
+    np.random.seed(1)
+    torch.manual_seed(1)
+    draws = [random.random(), np.random.random(), float(torch.rand(()))]
+    random.seed(1)
+    np.random.seed(1)
+    torch.manual_seed(1)
+    artifact = nets.sealed(live, tmp_path / "model")
+    module = form.restore(artifact)
+    plan = dataclasses.replace(QUICK, precision="bf16", channels_last=True)
+    with torch.inference_mode():
+        train(module, artifact, nets.split(nets.rows()), PLAIN, plan, 3)
+    assert [random.random(), np.random.random(), float(torch.rand(()))] == draws
+    assert form.fingerprint(module) == before
+    assert not module.training
+    assert all(parameter.grad is None for parameter in module.parameters())
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert (user.mixed_precision, user.gradient_accumulation_steps) == ("no", 3)
+    AcceleratorState._reset_state()
+    GradientState._reset_state()
+
+
+def test_images_in_channels_last_learn_the_same(tmp_path):
+    from paretune.testing import samples
+
+    artifact = samples.artifact("torch")
+    found = []
+    for channels_last in (False, True):
+        module = form.restore(artifact)
+        plan = dataclasses.replace(QUICK, channels_last=channels_last)
+        train(module, artifact, samples.examples(), PLAIN, plan, 0)
+        assert module[0].weight.is_contiguous(memory_format=torch.channels_last) == channels_last
+        found.append(form.call(module, artifact, samples.inputs(artifact, 4))[0])
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-2, atol=1e-3)
+
+
+def test_progress_tells_epoch_loss_score_and_time(tmp_path):
+    told = []
+    plan = dataclasses.replace(QUICK, validation=0.2)
+    trained(tmp_path, nets.net(), plan, progress=lambda fraction, text: told.append((fraction, text)))
+    assert [fraction for fraction, text in told if "epoch" in text][-1] == 1
+    assert [round(fraction, 3) for fraction, _ in told][-3:] == [round(n / 3, 3) for n in (1, 2, 3)]
+    assert told[-1][1].startswith("epoch 3 of 3, loss ")
+    assert ", score 0." in told[-1][1]
+    assert told[-1][1].endswith(", 0:00 left")
+
+
+def test_two_processes_learn_what_one_does(tmp_path):
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    command += ["--num_cpu_threads_per_process", "1", "--main_process_ip", "127.0.0.1", "--main_process_port", "0"]
+    done = subprocess.run(
+        [*command, str(Path(__file__).with_name("parallel_nets.py")), str(tmp_path)],
+        capture_output=True, text=True, timeout=200, env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = load_file(tmp_path / "end.safetensors")
+    plan = Plan(epochs=2, batch=15, micro_batch=4, learning_rate=0.02)
+    live = nets.net(0, small)
+    module, _ = trained(tmp_path, live, plan)
+    for name, tensor in module.state_dict().items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=1e-4)
+        assert not torch.allclose(tensor, live.state_dict()[name], atol=1e-2)

@@ -17,13 +17,12 @@ from paretune.ask.data import Split
 from paretune.ask.event import Event, Observer
 from paretune.ask.score import UNBOUNDED
 from paretune.ask.workload import Workload
-from paretune.check.answers import Answers
+from paretune.check.answers import Answers, drop_of
 from paretune.check.bench import Bench
 from paretune.check.machine import default_threads, fingerprint
 from paretune.check.measurement import Measurement, Subject
 from paretune.check.plan import COMPARE
 from paretune.check.statistics import Array, Estimate, log_ratios, ratio
-from paretune.check.verdict import drop_of
 from paretune.deliver.trial import timing
 from paretune.errors import CallError, DataError
 from paretune.subject import answer_rows, batch_sizes, bench_of, heldout_of, sample_of, subject_of

@@ -16,7 +16,8 @@ from paretune.ask.outputs import classes, first_tensor
 from paretune.ask.score import PerExample
 from paretune.ask.set_score import SetScore
 from paretune.ask.target import Arrays
-from paretune.check.jackknife import Whole, leave_out
+from paretune.check.jackknife import Whole, leave_out, whole_drop
+from paretune.check.statistics import Estimate, drop
 from paretune.errors import DataError, MeasureError, ParetuneError
 
 Array = np.ndarray[Any, Any]
@@ -63,6 +64,13 @@ class Answers:
         # in the workload's order
         order = [name for name in scores if name in each]
         return cls({name: each[name] for name in order}, compared, confidence, data, wholes)
+
+
+def drop_of(ours: Answers, theirs: Answers, score: str, unit: str, confidence: float = 0.95) -> Estimate:
+    """How much less ``theirs`` score than ``ours`` on the same examples, in ``unit`` (pp or %), with its interval."""
+    if score in theirs.wholes:
+        return whole_drop(ours.wholes[score], theirs.wholes[score], unit, confidence)
+    return drop(ours.scores[score], theirs.scores[score], unit, confidence)
 
 
 def gathered(

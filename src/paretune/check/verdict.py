@@ -11,12 +11,12 @@ import numpy as np
 
 from paretune.ask.budget import LATENCIES, Budget, Limit
 from paretune.ask.score import UNBOUNDED
-from paretune.check.answers import Answers, Array
+from paretune.check.answers import Answers, Array, drop_of
 from paretune.check.cost import Cost, cost
 from paretune.check.energy import Energy, energy, log_saving
-from paretune.check.jackknife import whole, whole_drop
+from paretune.check.jackknife import whole
 from paretune.check.measurement import BatchRun, Measurement
-from paretune.check.statistics import CLUSTERS, Estimate, drop, likeness, log_ratios, mean, mean_logs, percentile, ratio
+from paretune.check.statistics import CLUSTERS, Estimate, likeness, log_ratios, mean, mean_logs, percentile, ratio
 
 Ruling = Literal["meets", "breaks", "undecided"]
 
@@ -342,13 +342,6 @@ def _throughput(run: BatchRun, level: float) -> Estimate:
     """Rows per second; the interval is that of the mean latency."""
     found = ratio(-mean_logs(run.blocks, run.sessions), level)
     return Estimate(*(run.rows_per_s * end / found.value for end in (found.value, found.low, found.high)))
-
-
-def drop_of(ours: Answers, theirs: Answers, score: str, unit: str, confidence: float = 0.95) -> Estimate:
-    """How much less ``theirs`` score than ``ours`` on the same examples, in ``unit`` (pp or %), with its interval."""
-    if score in theirs.wholes:
-        return whole_drop(ours.wholes[score], theirs.wholes[score], unit, confidence)
-    return drop(ours.scores[score], theirs.scores[score], unit, confidence)
 
 
 def _drop_finding(limit: Limit, name: str, ours: Answers, theirs: Answers, level: float) -> Finding:

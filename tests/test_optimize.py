@@ -167,7 +167,7 @@ def test_a_short_time_still_ends_with_a_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)  # a person at a prompt is told what goes on
-    run = paretune.optimize(two_inputs(), "drop<=2pp", targets=["onnxruntime"], time=1, out=tmp_path / "run")
+    run = paretune.optimize(two_inputs(), "drop.accuracy<=2pp", targets=["onnxruntime"], time=1, out=tmp_path / "run")
     assert run.result["stopped"] == "time"
     assert any("the time was over" in (entry["why"] or "") for entry in run.result["candidates"])
     assert run.best is not None, "the reference at least was measured, and is confirmed"

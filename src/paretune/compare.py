@@ -15,7 +15,7 @@ import numpy as np
 
 from paretune.ask.data import Split
 from paretune.ask.event import Event, Observer
-from paretune.ask.score import UNBOUNDED
+from paretune.ask.score import unit_of_drop
 from paretune.ask.workload import Workload
 from paretune.check.answers import Answers, drop_of
 from paretune.check.bench import Bench
@@ -56,7 +56,7 @@ class Comparison:
 
     def drop(self, score: str, confidence: float = 0.95) -> tuple[Estimate, str]:
         """How much less A scores than B on the same examples, and the unit."""
-        unit = "%" if score in UNBOUNDED else "pp"
+        unit = unit_of_drop(score)
         if self.answers is None:
             raise CallError("nothing was scored", where="drop", do="compare with a workload")
         ours, theirs = self.answers

@@ -93,6 +93,11 @@ UNBOUNDED = frozenset({"mse", "mae", "rmse"})
 """Built-in scores that do not lie between 0 and 1: their drop is asked in per cent of the original, not in points."""
 
 
+def unit_of_drop(score: str) -> str:
+    """``%`` (of the original) for a score that does not lie between 0 and 1, else ``pp``: where no limit says it."""
+    return "%" if score in UNBOUNDED else "pp"
+
+
 def named(score: Score | Mapping[str, Score]) -> dict[str, PerExample | SetScore]:
     """Every score of a workload by name.
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from paretune.ask.budget import LATENCIES, Budget, Limit
-from paretune.ask.score import UNBOUNDED
+from paretune.ask.score import unit_of_drop
 from paretune.check.answers import Answers, Array, drop_of
 from paretune.check.cost import Cost, cost
 from paretune.check.energy import Energy, energy, log_saving
@@ -140,7 +140,7 @@ def judge(
 def unit_of(score: str, budget: Budget) -> str:
     """The unit in which a score's drop is stated: what the budget asks, else points, or per cent where unbounded."""
     asked = {limit.score: limit.unit for limit in budget.limits if limit.name == "drop"}
-    return asked.get(score) or asked.get(None) or ("%" if score in UNBOUNDED else "pp")
+    return asked.get(score) or asked.get(None) or unit_of_drop(score)
 
 
 def _risk(ours: Answers | None, theirs: Answers | None, agreement: Estimate | None) -> float:

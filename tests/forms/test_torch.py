@@ -13,6 +13,7 @@ import torch
 from paretune.ask.artifact import Artifact, TensorSpec
 from paretune.errors import ArtifactError, WorkloadError
 from paretune.forms import torch as form
+from paretune.forms import torch_export
 
 
 class Tied(torch.nn.Module):
@@ -146,7 +147,7 @@ def test_sample_inputs_follow_the_specs() -> None:
 def test_an_exported_program_stands_for_the_module(tmp_path: Path) -> None:
     live = Tied()
     artifact = sealed(live, tmp_path / "a", origin=live)
-    portable = form.export_program(artifact, tmp_path / "p")
+    portable = torch_export.export_program(artifact, tmp_path / "p")
     assert portable is not None
     assert list(portable.files) == ["model.pt2"]
     opened = Artifact.open(portable.root)
@@ -162,6 +163,6 @@ def test_a_module_that_does_not_export_leaves_no_file(tmp_path: Path, capfd: pyt
 
     live = Branching()
     artifact = sealed(live, tmp_path / "a", origin=live)
-    assert form.export_program(artifact, tmp_path / "p") is None
+    assert torch_export.export_program(artifact, tmp_path / "p") is None
     assert not list((tmp_path / "p").iterdir())
     assert capfd.readouterr() == ("", "")

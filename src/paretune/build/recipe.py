@@ -9,7 +9,7 @@ from typing import Any
 
 from paretune.ask import plugin
 from paretune.ask.knob import knobs_of, make, values_of
-from paretune.build.technique import KINDS, Technique
+from paretune.build.technique import KINDS, ONCE, Technique
 from paretune.errors import RecipeError
 
 
@@ -25,7 +25,7 @@ class Recipe:
         Raises
         ------
         RecipeError
-            If a step does not take what the one before it gives, or a kind of step stands twice.
+            If a step does not take what the one before it gives, or a kind of step that is done once stands twice.
         """
         kinds: set[str] = set()
         for step in self.steps:
@@ -36,7 +36,7 @@ class Recipe:
                 )  # fmt: skip
             if step.kind not in KINDS:
                 raise RecipeError(f"is of unknown kind {step.kind!r}", where=step.name, do=f"use one of {KINDS}")
-            if step.kind in kinds and step.kind != "convert":
+            if step.kind in kinds and step.kind in ONCE:
                 raise RecipeError(f"{step.name} is a second {step.kind} step", where=self.title, do="keep one of them")
             kinds.add(step.kind)
             form = step.gives

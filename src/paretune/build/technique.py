@@ -15,6 +15,8 @@ from paretune.ask.artifact import Artifact
 from paretune.ask.data import Split
 
 KINDS = ("convert", "fold", "prune", "distil", "precision")
+ONCE = ("fold", "precision")
+"""Kinds of which a recipe holds one step at most: arithmetic is chosen once, and a folded graph is folded."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +70,10 @@ class Fit:
 class Technique(Protocol):
     """A frozen dataclass whose fields are its knobs, with their ranges.
 
-    ``takes`` and ``gives`` are forms; ``kind`` is one of :data:`KINDS` and gives a step its place in a recipe (a recipe
-    holds at most one step of each kind but ``convert``); ``needs`` maps each module it imports to the requirement that
-    installs it; ``cost`` is the rough number of seconds it takes on a small model, and ``gain`` (1 where there is none)
-    how many times faster it often makes one: both only for the order of trying.
+    ``takes`` and ``gives`` are forms; ``kind`` is one of :data:`KINDS` and gives a step its place in the
+    search's recipes (of those in :data:`ONCE` no recipe holds two); ``needs`` maps each module it imports to the
+    requirement that installs it; ``cost`` is the rough number of seconds it takes on a small model, and ``gain`` (1
+    where there is none) how many times faster it often makes one: both only for the order of trying.
     """
 
     name: ClassVar[str]

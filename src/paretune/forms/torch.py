@@ -2,7 +2,7 @@
 
 A live module is never changed: everything happens on a copy. Beside the parameters stands ``module.json`` with what
 else decides the module's answers (its code and plain attributes, as digests), so that a changed ``forward`` changes the
-artefact's digest.
+artefact's digest. A module whose structure was changed has ``edits.json`` too: the changes, in order.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import hashlib
 import inspect
 import json
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -26,19 +26,21 @@ from torch.utils import _pytree as pytree
 from paretune.ask.artifact import Artifact, TensorSpec
 from paretune.ask.target import Arrays
 from paretune.errors import ArtifactError, WorkloadError
-from paretune.forms import torch_program
+from paretune.forms import torch_edits, torch_program
 
 WEIGHTS = "model.safetensors"
 CODE = "module.json"
+EDITS = "edits.json"
 PROGRAM = "model.pt2"
 
 Kind = Literal["single", "tuple", "dict"]
 
 
-def save(module: torch.nn.Module, root: Path) -> None:
+def save(module: torch.nn.Module, root: Path, edits: Sequence[torch_edits.Edit] = ()) -> None:
     """Write ``model.safetensors`` and ``module.json`` below ``root``; the same module gives the same bytes.
 
-    Tensors that share memory are stored once, under the first of their names.
+    Tensors that share memory are stored once, under the first of their names. ``edits`` are all the changes of
+    structure that lead from the user's own module to this one, those of earlier steps first.
     """
     kept: dict[str, torch.Tensor] = {}
     shared: dict[str, str] = {}
@@ -55,10 +57,24 @@ def save(module: torch.nn.Module, root: Path) -> None:
     save_file(kept, root / WEIGHTS)
     described = {"shared": shared, "code": fingerprint(module)}
     (root / CODE).write_text(json.dumps(described, indent=1, sort_keys=True))
+    if edits:
+        torch_edits.write(edits, root / EDITS)
+
+
+def edits_of(artifact: Artifact) -> tuple[torch_edits.Edit, ...]:
+    """The changes of structure that the artefact holds, in order.
+
+    Raises
+    ------
+    ArtifactError
+        If they cannot be read.
+    """
+    return torch_edits.read(artifact.root / EDITS) if EDITS in artifact.files else ()
 
 
 def restore(artifact: Artifact) -> torch.nn.Module:
-    """The module in eval mode on the CPU: a copy of the user's own with the artefact's parameters, or its program's.
+    """The module in eval mode on the CPU: a copy of the user's own, edited, with the artefact's parameters; or the
+    module of its program.
 
     Raises
     ------
@@ -74,6 +90,8 @@ def restore(artifact: Artifact) -> torch.nn.Module:
             do="give the workload whose model it was made from",
         )  # fmt: skip
     module = detach_copy(artifact.origin)
+    for edit in edits_of(artifact):
+        edit.apply(module)
     try:
         state = load_file(artifact.root / WEIGHTS)
         shared = json.loads((artifact.root / CODE).read_text())["shared"]
@@ -273,15 +291,9 @@ def _plain(module: torch.nn.Module) -> str:
     for key, value in sorted(vars(module).items()):
         if isinstance(value, types.FunctionType | types.MethodType):
             found.append(f"{key}={_code_digest(value)}")
-        elif key != "training" and not key.startswith("_") and _is_plain(value):
+        elif key != "training" and not key.startswith("_") and torch_edits.is_plain(value):
             found.append(f"{key}={value!r}")
     return ";".join(found)
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, tuple | list):
-        return all(_is_plain(part) for part in value)
-    return value is None or isinstance(value, bool | int | float | str)
 
 
 def _code_digest(owner: Any) -> str:
@@ -310,84 +322,5 @@ def _add_code(function: Any, total: Any, seen: set[int]) -> None:
         value = space.get(name)
         if inspect.isfunction(value) and value.__module__ == function.__module__:
             _add_code(value, total, seen)
-        elif value is not None and _is_plain(value):
+        elif value is not None and torch_edits.is_plain(value):
             total.update(f"{name}={value!r}".encode())
-
-
-class Flat(torch.nn.Module):
-    """A module behind one signature: tensors in order in, a tuple of tensors out."""
-
-    def __init__(self, model: torch.nn.Module, names: tuple[str, ...] | None) -> None:
-        super().__init__()
-        self.model, self.names = model, names
-        self.training = False
-
-    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return call_flat(self.model, self.names, inputs)[1]
-
-
-class Named(torch.nn.Module):
-    """A module whose ``forward`` takes any keywords, with these alone: torch 2.13 takes no free axes for the others."""
-
-    def __init__(self, model: torch.nn.Module, names: tuple[str, ...]) -> None:
-        super().__init__()
-        self.model, self.training = model, False
-        kind = inspect.Parameter.KEYWORD_ONLY
-
-        def forward(**inputs: torch.Tensor) -> Any:
-            return self.model(**inputs)
-
-        forward.__signature__ = inspect.Signature([inspect.Parameter(n, kind) for n in names])  # type: ignore[attr-defined]
-        self.forward = forward
-
-
-def dynamic_axes(specs: tuple[TensorSpec, ...], mark: Any) -> tuple[dict[int, Any], ...]:
-    """For each input the free axes, each with ``mark`` (``Dim.DYNAMIC`` or ``Dim.AUTO``), as ``torch.export`` asks."""
-    return tuple({place: mark for place, axis in enumerate(spec.shape) if isinstance(axis, str)} for spec in specs)
-
-
-def export_program(artifact: Artifact, into: Path) -> Artifact | None:
-    """A sealed artefact of form ``torch`` that holds ``model.pt2``, with free axes; None when it does not export.
-
-    The program takes and returns what the user's module does; no source line and no example is in the file.
-    """
-    into.mkdir(parents=True, exist_ok=True)
-    path = into / PROGRAM
-    try:
-        with torch_program.quiet(), torch.no_grad():
-            program = _exported(artifact)
-            torch_program.save(program, path)
-            # an export may silently fix an axis: the file must take a batch and a length it was not made with
-            reopened = torch_program.open_checked(path).module()
-            trial = sample_inputs(artifact.inputs, 3, 7, seed=0)
-            answers = call(reopened, artifact, trial)
-            if not any(name.endswith(".pt2") for name in artifact.files):
-                with plain_attention():
-                    wanted = call(restore(artifact), artifact, trial)
-                for ours, theirs in zip(wanted, answers, strict=True):
-                    np.testing.assert_allclose(theirs, ours, rtol=1e-3, atol=1e-4 * max(1.0, float(np.abs(ours).max())))
-    except Exception:  # export fails in as many ways as there are models, and a bundle can do without
-        path.unlink(missing_ok=True)
-        return None
-    facts = {
-        key: getattr(artifact, key) for key in ("keyword_inputs", "output_kind", "precision", "parameters", "macs")
-    }
-    return Artifact.seal("torch", into, artifact.inputs, artifact.outputs, **facts, notes=artifact.notes)
-
-
-def _exported(artifact: Artifact) -> torch.export.ExportedProgram:
-    if any(name.endswith(".pt2") for name in artifact.files):
-        return torch_program.open_checked(artifact.path(".pt2"))
-    module = restore(artifact)
-    tensors = tuple(native(array) for array in sample_inputs(artifact.inputs, 2))
-    axes = dynamic_axes(artifact.inputs, torch.export.Dim.AUTO)
-    names = keywords(artifact)
-    signature = inspect.signature(module.forward).parameters.values()
-    if names is None:
-        loose = next((p.name for p in signature if p.kind is p.VAR_POSITIONAL), None)
-        shapes: Any = {loose: axes} if loose and len(signature) == 1 else axes
-        return torch.export.export(module, tensors, dynamic_shapes=shapes, strict=False)
-    if not set(names) <= {p.name for p in signature}:
-        module = Named(module, names)
-    shapes, given = dict(zip(names, axes, strict=True)), dict(zip(names, tensors, strict=True))
-    return torch.export.export(module, (), given, dynamic_shapes=shapes, strict=False)

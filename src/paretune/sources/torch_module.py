@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
 from paretune.ask.artifact import Artifact, TensorSpec
 from paretune.ask.data import Split
 from paretune.ask.target import Arrays
@@ -54,6 +52,7 @@ class TorchModule:
         if module is None:
             return None
         from paretune.forms import torch as form
+        from paretune.forms import torch_count
 
         if examples is None or not len(examples):
             raise WorkloadError(
@@ -79,9 +78,9 @@ class TorchModule:
             outputs,
             keyword_inputs=keyword,
             output_kind=kind,
-            precision=_precision(module),
-            parameters=sum(parameter.numel() for parameter in module.parameters()),
-            macs=_macs(twin, tuple(names) if keyword else None, next(examples.batches(1)).inputs),
+            precision=torch_count.precision(module),
+            parameters=torch_count.parameters(module),
+            macs=torch_count.macs(twin, tuple(names) if keyword else None, next(examples.batches(1)).inputs),
             origin=module,
         )
 
@@ -261,30 +260,3 @@ def _free_name(inputs: tuple[TensorSpec, ...], alone: Arrays, length: int, axis:
             if place and isinstance(free, str) and array.shape[place] == length:
                 return free
     return f"length_{axis}"
-
-
-def _precision(module: torch.nn.Module) -> str:
-    sizes = {"float32": 0, "bfloat16": 0, "float16": 0}
-    for parameter in module.parameters():
-        kind = str(parameter.dtype).removeprefix("torch.")
-        if kind in sizes:
-            sizes[kind] += parameter.numel()
-    return {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}[max(sizes, key=lambda kind: sizes[kind])]
-
-
-def _macs(module: torch.nn.Module, names: tuple[str, ...] | None, arrays: Arrays) -> int | None:
-    """Multiply-accumulates of one example; None where nothing was counted."""
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    from paretune.forms import torch as form
-    from paretune.forms.torch_program import quiet
-
-    try:
-        counter = FlopCounterMode(display=False)
-        plain = torch.backends.mkldnn.flags(enabled=False)  # its fused recurrent layers are not counted
-        with quiet(), torch.no_grad(), plain, form.plain_attention(), counter:
-            form.call_flat(module, names, tuple(form.native(np.copy(array)) for array in arrays))
-        return int(counter.get_total_flops()) // 2 or None
-    except Exception:  # a model that refuses the counter's tracing is still a model
-        return None

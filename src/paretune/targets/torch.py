@@ -54,9 +54,9 @@ class Torch:
 
     def portable(self, artifact: Artifact, into: Path) -> Artifact | None:
         """The model as ``model.pt2``, which needs none of the user's code; None if it cannot be exported."""
-        from paretune.forms import torch as form
+        from paretune.forms import torch_export
 
-        return form.export_program(artifact, into)
+        return torch_export.export_program(artifact, into)
 
 
 @dataclass(frozen=True)

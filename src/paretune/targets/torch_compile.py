@@ -74,9 +74,9 @@ class TorchCompile:
 
     def portable(self, artifact: Artifact, into: Path) -> Artifact | None:
         """The model as ``model.pt2``, to be compiled where it is opened; None if it cannot be exported."""
-        from paretune.forms import torch as form
+        from paretune.forms import torch_export
 
-        return form.export_program(artifact, into)
+        return torch_export.export_program(artifact, into)
 
 
 def _compiled(module: Any, artifact: Artifact, batch: int) -> Runner:
@@ -84,13 +84,14 @@ def _compiled(module: Any, artifact: Artifact, batch: int) -> Runner:
     from torch._inductor import config
 
     from paretune.forms import torch as form
+    from paretune.forms import torch_export
     from paretune.forms.torch_program import quiet
 
     lengths = any(isinstance(axis, str) for spec in artifact.inputs for axis in spec.shape[1:])
     # compiled in this process: worker processes would live on and disturb what is measured
     with config.patch(compile_threads=1):
         compiled = torch.compile(
-            form.Flat(module, form.keywords(artifact)), dynamic=None if lengths else False, backend="inductor"
+            torch_export.Flat(module, form.keywords(artifact)), dynamic=None if lengths else False, backend="inductor"
         )
         runner = _Runner(compiled, artifact, batch)
         try:

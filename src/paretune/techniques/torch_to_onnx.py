@@ -81,10 +81,11 @@ class TorchToOnnx:
         import torch
 
         from paretune.forms import torch as form
+        from paretune.forms import torch_export
         from paretune.forms.torch_program import quiet
         from paretune.forms.torch_recurrent import as_operators
 
-        flat = form.Flat(as_operators(form.restore(artifact)), form.keywords(artifact))
+        flat = torch_export.Flat(as_operators(form.restore(artifact)), form.keywords(artifact))
         tensors = tuple(map(form.native, example))
         with quiet(), torch.no_grad():
             program = _program(flat, artifact, tensors)
@@ -118,11 +119,11 @@ def _program(
     """The exported program; an axis that must be free first, then one that torch may fix."""
     import torch
 
-    from paretune.forms import torch as form
+    from paretune.forms import torch_export
 
     failure: Exception | None = None
     for mark in (torch.export.Dim.DYNAMIC, torch.export.Dim.AUTO):
-        axes = form.dynamic_axes(artifact.inputs, mark)
+        axes = torch_export.dynamic_axes(artifact.inputs, mark)
         try:
             return torch.export.export(
                 flat, tensors, dynamic_shapes=(axes,), strict=False, prefer_deferred_runtime_asserts_over_guards=True

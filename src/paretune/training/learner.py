@@ -17,9 +17,12 @@ class Learner(torch.nn.Module):
     module stays what it was: its digest must not tell how it was trained.
     """
 
-    def __init__(self, model: torch.nn.Module, names: tuple[str, ...] | None) -> None:
+    def __init__(
+        self, model: torch.nn.Module, names: tuple[str, ...] | None, companion: torch.nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.model, self.names = model, names
+        self.companion = companion  # never called here: it travels with the model to devices and into wrappers
 
     def forward(self, *inputs: torch.Tensor) -> Any:
         """``inputs``: in the order of the artefact's."""

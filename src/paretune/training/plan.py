@@ -35,3 +35,15 @@ class Plan:
         0, "epochs without a better score after which to stop, and the best epoch is kept; 0: the last one is",
         low=0, high=10_000,
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Healing(Plan):
+    """How a module is taught to answer as the original does, by distillation."""
+
+    alpha: float = knob(0.8, "weight of the original's answers; the labels have the rest", low=0.0, high=1.0)
+    temperature: float = knob(4.0, "by which logits are divided before they are compared", low=0.1, high=100.0)
+    answers: str = knob(
+        "auto", "what the model answers; auto: classes where labels are whole numbers, values where they are floats",
+        choices=("auto", "classes", "values"),
+    )  # fmt: skip

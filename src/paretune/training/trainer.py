@@ -28,6 +28,7 @@ from paretune.training.lesson import Lessons
 from paretune.training.loss import Examine, Step, examine
 from paretune.training.optimizer import load_state, made, state_of
 from paretune.training.order import Order, Places, parts
+from paretune.training.outcome import Epoch, Outcome
 from paretune.training.plan import Plan
 from paretune.training.schedule import share
 
@@ -36,43 +37,8 @@ SMALLEST_SCALE = 2.0**-14
 """A loss scale below this means that gradients overflow whatever the scale."""
 
 Progress = Callable[[float, str], None]
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One pass: the mean loss of its steps, the validation score at its end (or None), the rate of its last step."""
-
-    loss: float
-    score: float | None
-    rate: float
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a training.
-
-    Attributes
-    ----------
-    epochs
-        The learning curve, one entry for every pass that was made.
-    kept
-        The epoch (counted from 1) whose parameters the module has now.
-    resumed
-        The step at which a checkpoint was taken up; 0: from the beginning.
-    """
-
-    epochs: tuple[Epoch, ...]
-    kept: int
-    resumed: int
-
-    @property
-    def line(self) -> str:
-        """The curve in a line for a person."""
-        first, last = self.epochs[0], self.epochs[self.kept - 1]
-        scored = "" if last.score is None else f", validation score {last.score:.4g}"
-        many = f"{len(self.epochs)} epochs" if len(self.epochs) > 1 else "1 epoch"
-        best = "" if self.kept == len(self.epochs) else f", best after {self.kept}"
-        return f"{many}{best}: loss {first.loss:.4g} → {last.loss:.4g}{scored}"
+Each = Callable[[int, int], None]
+"""``(steps done, steps in all)``."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +61,8 @@ def train(
     keeping: Keeping | None = None,
     progress: Progress = lambda fraction, text: None,
     name: str = "training",
+    companion: torch.nn.Module | None = None,
+    each: Each = lambda done, total: None,
 ) -> Outcome:
     """Train ``module`` in place, and leave it on the CPU in eval mode.
 
@@ -116,6 +84,13 @@ def train(
         Where to keep checkpoints; if there are some of this very training, it goes on from the newest.
     name
         What errors call it.
+    companion
+        What is trained and kept in checkpoints with the module without being part of it: projections between features,
+        masks of weights. Its parameters are updated like the module's, its buffers are the caller's to change.
+    each
+        Called in training mode before the first step, when a checkpoint was taken up, and after every step: it may
+        change tensors of the module and of ``companion``, and modules' modes, as a function of them and of its
+        arguments alone; so a resumed training does the same.
 
     Raises
     ------
@@ -127,7 +102,9 @@ def train(
     if plan.patience and not plan.validation:
         raise BuildError("patience needs a validation part", where=name, do="set validation, 0.1 say")
     with accelerator(plan.precision) as device:
-        trainer = Trainer(module, artifact, data, step, plan, seed, score, keeping, progress, name, device)
+        trainer = Trainer(
+            module, artifact, data, step, plan, seed, score, keeping, progress, name, device, companion, each
+        )
         try:
             with repeatable(device.device), random_state.seeded(seed, device.device):
                 return trainer.run()
@@ -141,9 +118,11 @@ class Trainer:
     def __init__(
         self, module: torch.nn.Module, artifact: Artifact, data: Split, step: Step, plan: Plan, seed: int,
         score: Examine, keeping: Keeping | None, progress: Progress, name: str, device: Accelerator,
+        companion: torch.nn.Module | None, each: Each,
     ) -> None:  # fmt: skip
         self.module, self.step, self.plan, self.score = module, step, plan, score
         self.keeping, self.progress, self.name, self.device = keeping, progress, name, device
+        self.companion, self.each = companion, each
         self.checkpoints = None if keeping is None else Checkpoints(keeping.folder)
         self.lessons = Lessons(data, artifact, device.device, plan.channels_last)
         self.learnt, self.aside = _parted(len(data), plan.validation, seed)
@@ -153,8 +132,8 @@ class Trainer:
         self.total = self.order.steps * plan.epochs
         if plan.channels_last:
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.learner = device.prepare_model(Learner(module, form.keywords(artifact)))
-        self.optimizer = device.prepare_optimizer(made(module, plan))
+        self.learner = device.prepare_model(Learner(module, form.keywords(artifact), companion))
+        self.optimizer = device.prepare_optimizer(made(self._trained(), plan))
         self.purpose = self._purpose(artifact, seed)
         self.curve: list[Epoch] = []
         self.losses: list[float] = []  # of this epoch's steps
@@ -166,12 +145,14 @@ class Trainer:
     def run(self) -> Outcome:
         """Train to the end, from the newest checkpoint on where there is one."""
         begun = self._resume()
-        self.module.train()
+        self.learner.train()
+        self.each(begun, self.total)
         self._clock = self._shown = self._saved = time.monotonic()
         for number in range(begun, self.total):
             if self._has_stopped():
                 break
             self.losses.append(self._update(number))
+            self.each(number + 1, self.total)
             ends = (number + 1) % self.order.steps == 0
             if ends:
                 self._end_epoch(number)
@@ -185,6 +166,15 @@ class Trainer:
         """Put the module on the CPU, in eval mode, without gradients; also when the training failed."""
         self.module.zero_grad(set_to_none=True)
         self.module.eval().cpu()
+        if self.companion is not None:
+            self.companion.zero_grad(set_to_none=True)
+            self.companion.eval().cpu()
+
+    def _trained(self) -> torch.nn.Module:
+        """All that changes: the module, alone or with its companion."""
+        if self.companion is None:
+            return self.module
+        return torch.nn.ModuleDict({"module": self.module, "companion": self.companion})
 
     def _has_stopped(self) -> bool:
         """Whether no epoch since the best one was better, for as long as patience lasts."""
@@ -229,7 +219,7 @@ class Trainer:
         return loss.detach()
 
     def _step(self, number: int) -> None:
-        norm = self.device.clip_grad_norm_(self.module.parameters(), self.plan.clip or math.inf)
+        norm = self.device.clip_grad_norm_(self._trained().parameters(), self.plan.clip or math.inf)
         scaler = self.device.scaler
         if scaler is None and not math.isfinite(float(norm)):
             raise self._diverged("a gradient is not finite", number)
@@ -259,7 +249,7 @@ class Trainer:
         self.losses = []
         if self.plan.patience and score is not None and self._is_best(score):
             self.best_epoch = len(self.curve)
-            self.best = {name: tensor.detach().clone() for name, tensor in _tensors(self.module)}
+            self.best = {name: tensor.detach().clone() for name, tensor in _tensors(self._trained())}
 
     def _is_best(self, score: float) -> bool:
         held = self.curve[self.best_epoch - 1].score if self.best_epoch else None
@@ -267,14 +257,16 @@ class Trainer:
 
     def _scored(self) -> float:
         """The mean score of the examples set aside."""
-        self.module.eval()
+        modes = {part: part.training for part in self.learner.modules()}
+        self.learner.eval()
         total = 0.0
         size = self.plan.micro_batch or self.order.batch
         with torch.no_grad():
             for start in range(0, len(self.aside), size):
                 lesson = self.lessons.at(self.aside[start : start + size])
                 total += float(self.score(self.learner, lesson).double().sum())
-        self.module.train()
+        for part, mode in modes.items():
+            part.training = mode
         return total / len(self.aside)
 
     # -- progress and checkpoints ------------------------------------------------------------------------------
@@ -300,7 +292,7 @@ class Trainer:
     def _keep(self, step: int) -> None:
         if self.checkpoints is None or not self.device.is_main_process:
             return
-        model = dict(_tensors(self.module))
+        model = dict(_tensors(self._trained()))
         if not all(bool(tensor.isfinite().all()) for tensor in model.values() if tensor.is_floating_point()):
             return  # the next step will say what happened; the checkpoint before this is good
         optimizer, scalars = state_of(self.optimizer)
@@ -326,7 +318,7 @@ class Trainer:
                 do="give another directory, or delete it",
             )  # fmt: skip
         with torch.no_grad():
-            for name, tensor in _tensors(self.module):
+            for name, tensor in _tensors(self._trained()):
                 tensor.copy_(held.tensors["model"][name])
         load_state(self.optimizer, held.tensors["optimizer"], held.facts["optimizer"])
         if self.device.scaler is not None:
@@ -340,12 +332,12 @@ class Trainer:
     def _settle(self) -> None:
         """With patience the best epoch's parameters are the result."""
         with torch.no_grad():
-            for name, tensor in _tensors(self.module) if self.best else ():
+            for name, tensor in _tensors(self._trained()) if self.best else ():
                 tensor.copy_(self.best[name])
 
     def _purpose(self, artifact: Artifact, seed: int) -> str:
         """What must be the same for a checkpoint to be taken up."""
-        shapes = [[name, list(tensor.shape), str(tensor.dtype)] for name, tensor in _tensors(self.module)]
+        shapes = [[name, list(tensor.shape), str(tensor.dtype)] for name, tensor in _tensors(self._trained())]
         described = [
             self.name, dataclasses.asdict(self.plan), seed, artifact.digest, shapes, len(self.lessons),
             self.device.num_processes,

@@ -1,0 +1,121 @@
+"""Healing: a module that was made smaller, or made up anew, learns from the original; then it is sealed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from paretune.ask.artifact import Artifact
+from paretune.ask.data import Split
+from paretune.build.technique import Fit
+from paretune.errors import BuildError
+from paretune.forms import torch as form
+from paretune.forms import torch_count
+from paretune.forms.torch_edits import Edit
+from paretune.training.device import home
+from paretune.training.distillation import Teacher, as_taught, distilling
+from paretune.training.learner import demand_trainable
+from paretune.training.lesson import demand_classes, demand_lessons
+from paretune.training.loss import Step
+from paretune.training.outcome import Outcome
+from paretune.training.plan import Healing
+from paretune.training.trainer import Each, Keeping, train
+
+ASKING = 0.05
+"""Share of the progress that the original's answers take."""
+
+
+def heal(
+    module: torch.nn.Module,
+    artifact: Artifact,
+    fit: Fit,
+    plan: Healing,
+    *,
+    name: str,
+    part: str = "",
+    companion: torch.nn.Module | None = None,
+    each: Each = lambda done, total: None,
+    around: Callable[[Step], Step] = lambda step: step,
+    teacher: Artifact | None = None,
+    progress: Callable[[float, str], None] | None = None,
+) -> Outcome:
+    """Train ``module`` in place, by distillation from the original; only ``fit.train`` is looked at.
+
+    Parameters
+    ----------
+    artifact
+        Whose inputs the module takes.
+    name
+        The technique's name, for errors.
+    part
+        Tells the trainings of one technique apart: each has checkpoints of its own.
+    companion, each
+        As for :func:`paretune.training.trainer.train`.
+    around
+        Makes another step of the step of distillation: one that adds a term, say.
+    teacher
+        Who teaches in the original's place.
+    progress
+        In the place of ``fit.progress``.
+
+    Raises
+    ------
+    BuildError
+        If there is no training data, nothing can be learnt from the labels, the teacher's answers do not fit the
+        module's, or the training fails (see :func:`paretune.training.trainer.train`).
+    """
+    demand_trainable(module, name)
+    data = demand_lessons(fit.train, name)
+    classes = answers_classes(data, fit, plan)
+    told = fit.progress if progress is None else progress
+    told(0.0, "asking the original")
+    wise = Teacher(teacher or fit.teacher, data, home(), lambda share, text: told(ASKING * share, text))
+    step = around(distilling(wise, fit.loss, plan.alpha, plan.temperature, classes))
+    return train(
+        module, artifact, data, step, plan, fit.seed, score=as_taught(wise, classes), companion=companion, each=each,
+        keeping=None if fit.checkpoints is None else Keeping(fit.checkpoints / part if part else fit.checkpoints),
+        progress=lambda share, text: told(ASKING + (1 - ASKING) * share, text),
+        name=name,
+    )  # fmt: skip
+
+
+def answers_classes(data: Split, fit: Fit, plan: Healing) -> bool:
+    """Whether the answers are classes; what the labels must be for that is checked where labels count."""
+    labels = next(data.head(1).batches(1)).labels
+    if labels is None and (plan.alpha < 1 or plan.answers == "auto"):
+        raise BuildError(
+            "has no labels", where=data.name, do="give labels, or set alpha=1 and answers to classes or values"
+        )
+    if labels is not None and fit.loss is None:
+        demand_classes(data)
+    if plan.answers == "auto":
+        return labels is not None and labels.dtype.kind in "iub"
+    return plan.answers == "classes"
+
+
+def sealed(
+    module: torch.nn.Module, base: Artifact, interface: Artifact, fit: Fit, edits: Sequence[Edit], *notes: str
+) -> Artifact:
+    """Write the module into ``fit.out`` and seal it, its parameters and multiply-accumulates counted anew.
+
+    Parameters
+    ----------
+    base
+        The artefact that the module was restored from: it tells whose live module the edits and parameters belong to.
+    interface
+        The artefact whose inputs, outputs and convention of calls the result keeps.
+    edits
+        All of them, those of ``base`` first.
+    notes
+        Added to those of ``interface``.
+    """
+    form.save(module, fit.out, edits)
+    arrays = None if fit.train is None else next(fit.train.head(1).batches(1)).inputs
+    return Artifact.seal(
+        "torch", fit.out, interface.inputs, interface.outputs,
+        keyword_inputs=interface.keyword_inputs, output_kind=interface.output_kind,
+        precision=torch_count.precision(module), parameters=torch_count.parameters(module),
+        macs=base.macs if arrays is None else torch_count.macs(module, form.keywords(base), arrays),
+        base=base.base, origin=base.origin, notes=(*interface.notes, *notes),
+    )  # fmt: skip

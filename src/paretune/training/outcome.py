@@ -1,0 +1,42 @@
+"""Outcome: what became of a training, with its learning curve."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One pass: the mean loss of its steps, the validation score at its end (or None), the rate of its last step."""
+
+    loss: float
+    score: float | None
+    rate: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a training.
+
+    Attributes
+    ----------
+    epochs
+        The learning curve, one entry for every pass that was made.
+    kept
+        The epoch (counted from 1) whose parameters the module has now.
+    resumed
+        The step at which a checkpoint was taken up; 0: from the beginning.
+    """
+
+    epochs: tuple[Epoch, ...]
+    kept: int
+    resumed: int
+
+    @property
+    def line(self) -> str:
+        """The curve in a line for a person."""
+        first, last = self.epochs[0], self.epochs[self.kept - 1]
+        scored = "" if last.score is None else f", validation score {last.score:.4g}"
+        many = f"{len(self.epochs)} epochs" if len(self.epochs) > 1 else "1 epoch"
+        best = "" if self.kept == len(self.epochs) else f", best after {self.kept}"
+        return f"{many}{best}: loss {first.loss:.4g} → {last.loss:.4g}{scored}"

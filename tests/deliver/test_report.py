@@ -385,3 +385,31 @@ def test_a_place_that_cannot_be_written_is_an_output_error(example: dict[str, An
 )
 def test_numbers_for_people(shown: str, expected: str) -> None:
     assert shown == expected
+
+
+def test_training_is_shown_by_its_curves_and_tables(example: dict[str, Any]) -> None:
+    best = next(one for one in example["candidates"] if one["id"] == example["best"])
+    best["history"] = [
+        {
+            "kind": "curve", "technique": "torch_distill", "title": HOSTILE, "losses": [2.5, 1.25, None],
+            "scores": [0.5, None, 0.75], "rates": [0.1, 0.05, 0.0], "kept": 3,
+        },
+        {
+            "kind": "table", "technique": "torch_prune_channels", "title": "widths",
+            "columns": ["layer", "before", "after"], "rows": [["layer1.0.conv1", 16, 11], [HOSTILE, None, 0.25]],
+        },
+    ]  # fmt: skip
+    result.validate(example)
+    html = report.render(example)
+    page = Page(html)
+    assert not page.unbalanced
+    assert "How it was trained" in page.text
+    assert "layer1.0.conv1 16 11" in page.text
+    assert not [script for script in page.scripts if script.startswith("alert")]
+    assert "curve-0" in page.ids()
+    drawn = json.loads(next(text for text in page.scripts if text.startswith('{"axes"')))
+    assert drawn["curves"][0]["losses"] == [2.5, 1.25, None]
+
+
+def test_a_candidate_that_was_not_trained_has_no_such_section(example: dict[str, Any]) -> None:
+    assert "How it was trained" not in Page(report.render(example)).text

@@ -55,6 +55,8 @@ class Artifact:
         Findings that belong to the artefact, in words.
     base
         Whose live module ``torch`` parameters are laid onto: the workload's ``model`` or its ``student``.
+    history
+        What the steps that made it did, for the report (see ``build/history.py``); kept beside them, not in it.
     origin
         A live handle of the user's own model, where there is one; never stored.
     """
@@ -71,6 +73,7 @@ class Artifact:
     macs: int | None = None
     notes: tuple[str, ...] = ()
     base: Literal["model", "student"] = "model"
+    history: tuple[Mapping[str, Any], ...] = field(default=(), compare=False, repr=False)
     origin: object | None = field(default=None, compare=False, repr=False)
 
     @property

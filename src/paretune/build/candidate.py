@@ -22,6 +22,7 @@ from paretune.ask.code import fingerprint_of
 from paretune.ask.event import Event, Observer
 from paretune.ask.knob import make, values_of
 from paretune.ask.target import Target
+from paretune.build import history
 from paretune.build.recipe import Recipe, titled
 from paretune.build.store import Store, key_of
 from paretune.build.technique import Fit, Technique
@@ -188,16 +189,18 @@ class Builder:
             told = json.loads(failure.read_text())
             raise BuildError(told["what"], where=told["where"], do=told["do"])
         shutil.rmtree(self.store.unfinished(key), ignore_errors=True)
-        return self._open(place)
+        made = self._open(place)
+        return dataclasses.replace(made, history=(*artifact.history, *history.read(place)))
 
     def _apply(self, step: Technique, artifact: Artifact, scratch: Path, key: str) -> None:
         def progress(fraction: float, what: str) -> None:
             self.observer.on(Event("progress", f"{step.name}: {what}", {"fraction": fraction}))
 
         said: list[list[str]] = []
+        entries: list[history.Entry] = []
         fit = dataclasses.replace(
             self.fit, scratch=scratch, progress=progress, unmatched=lambda patterns: said.append(list(patterns)),
-            checkpoints=self.store.unfinished(key),
+            checkpoints=self.store.unfinished(key), record=entries.append,
         )  # fmt: skip
         try:
             made = step.apply(artifact, fit)
@@ -217,8 +220,9 @@ class Builder:
             (scratch / "failed.json").write_text(json.dumps(document))
         for patterns in said[-1:] if self.fit.keep else ():
             (scratch / UNMATCHED).write_text(json.dumps(patterns))
+        history.write(entries, scratch)
         for leftover in scratch.iterdir():
-            if leftover.name not in ("out", "failed.json", UNMATCHED):
+            if leftover.name not in ("out", "failed.json", UNMATCHED, history.FILE):
                 shutil.rmtree(leftover) if leftover.is_dir() and not leftover.is_symlink() else leftover.unlink()
 
 

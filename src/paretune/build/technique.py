@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Protocol, Self
 
 from paretune.ask.artifact import Artifact
 from paretune.ask.data import Split
+from paretune.build.history import Entry
 
 KINDS = ("convert", "fold", "prune", "distil", "precision")
 ONCE = ("fold", "precision")
@@ -39,6 +40,9 @@ class Fit:
         Called with (fraction done 0 … 1, what is being done).
     scratch
         An empty directory. The technique writes its artefact's files into ``scratch / "out"`` and seals it there.
+    record
+        Called with what the report shows of the step: a learning curve, a table of before and after
+        (:mod:`paretune.build.history`).
     student
         The module that the user wants to be taught in the original's place; None where there is none.
     checkpoints
@@ -56,6 +60,7 @@ class Fit:
     keep: tuple[str, ...] = ()
     progress: Callable[[float, str], None] = lambda fraction, what: None
     unmatched: Callable[[Sequence[str]], None] = lambda patterns: None
+    record: Callable[[Entry], None] = lambda entry: None
     student: Artifact | None = None
     checkpoints: Path | None = None
 

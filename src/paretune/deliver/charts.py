@@ -13,7 +13,7 @@ from paretune.deliver.readiness import PERCENTILES
 
 
 def chart_data(outcome: Outcome) -> dict[str, Any]:
-    """``{batches, axes, points, limits, histograms}`` for the page's script; see the keys below for the units."""
+    """``{batches, axes, points, limits, histograms, curves}`` for the page; see the keys below for the units."""
     shown = outcome.shown
     return {
         "batches": list(outcome.batches),
@@ -22,6 +22,7 @@ def chart_data(outcome: Outcome) -> dict[str, Any]:
         "points": [_point(outcome, one) for one in outcome.candidates if one["status"] == "built" and one["runs"]],
         "limits": _limits(outcome),
         "histograms": [] if shown is None else _histograms(outcome, shown),
+        "curves": [] if shown is None else [one for one in shown.get("history", []) if one["kind"] == "curve"],
     }
 
 

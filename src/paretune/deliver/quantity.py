@@ -145,3 +145,12 @@ def _scaled(value: float, steps: tuple[tuple[float, str], ...], base: str) -> st
         if abs(value) >= 0.9995 * step:
             return f"{number(value / step)}{SPACE}{unit}"
     return f"{value:,.0f}{SPACE}{base}".replace("-", MINUS)
+
+
+def cell(value: str | float | None) -> str:
+    """A cell of a table whose columns are of any kind: texts as they are, whole numbers whole."""
+    if value is None:
+        return DASH
+    if isinstance(value, str):
+        return value
+    return whole(value) if float(value).is_integer() else number(value)

@@ -100,6 +100,7 @@ def render(result: Mapping[str, Any]) -> str:
         started=_moment(result["started"]),
         pack_id=_pack_id(outcome),
         slices=_slices(outcome),
+        tables=[one for one in (outcome.shown or {}).get("history", []) if one["kind"] == "table"],
         script=asset("report.js"),
         style=asset("report.css"),
         plotly=Markup(get_plotlyjs()),
@@ -172,6 +173,7 @@ def template(name: str) -> jinja2.Template:
     environment.filters["seconds"] = quantity.seconds
     environment.filters["whole"] = quantity.whole
     environment.filters["knob"] = comparison.knob_value
+    environment.filters["cell"] = quantity.cell
     return environment.get_template(name)
 
 

@@ -82,6 +82,7 @@ class Trial:
             "size_bytes": artifact.size_bytes if artifact else None,
             "parameters": artifact.parameters if artifact else None,
             "macs": artifact.macs if artifact else None,
+            "history": list(artifact.history) if artifact else [],
             "memory_growth": self.growth.describe() if self.growth else None,
             "seconds_to_build": round(self.seconds_to_build, 3),
             "verdict": self.confirmed.verdict if self.confirmed else self._untested(),

@@ -72,12 +72,14 @@ def heal(
     told(0.0, "asking the original")
     wise = Teacher(teacher or fit.teacher, data, home(), lambda share, text: told(ASKING * share, text))
     step = around(distilling(wise, fit.loss, plan.alpha, plan.temperature, classes))
-    return train(
+    outcome = train(
         module, artifact, data, step, plan, fit.seed, score=as_taught(wise, classes), companion=companion, each=each,
         keeping=None if fit.checkpoints is None else Keeping(fit.checkpoints / part if part else fit.checkpoints),
         progress=lambda share, text: told(ASKING + (1 - ASKING) * share, text),
         name=name,
     )  # fmt: skip
+    fit.record(outcome.entry(name, part))
+    return outcome
 
 
 def answers_classes(data: Split, fit: Fit, plan: Healing) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from paretune.build import history
+
 
 @dataclass(frozen=True)
 class Epoch:
@@ -40,3 +42,8 @@ class Outcome:
         many = f"{len(self.epochs)} epochs" if len(self.epochs) > 1 else "1 epoch"
         best = "" if self.kept == len(self.epochs) else f", best after {self.kept}"
         return f"{many}{best}: loss {first.loss:.4g} → {last.loss:.4g}{scored}"
+
+    def entry(self, technique: str, title: str = "") -> history.Entry:
+        """The curve for the report."""
+        losses, scores, rates = zip(*((one.loss, one.score, one.rate) for one in self.epochs), strict=True)
+        return history.curve(technique, title, losses, scores, rates, self.kept)

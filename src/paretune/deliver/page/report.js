@@ -147,6 +147,21 @@
     }), { ...config, displayModeBar: false });
   };
 
+  const curve = (one, place) => {
+    const epochs = one.losses.map((_, row) => row + 1), scored = one.scores.some((value) => value !== null);
+    const marks = (color) => ({ color: epochs.map((epoch) => (epoch === one.kept ? tone("sheet") : color)), size: epochs.map((epoch) => (epoch === one.kept ? 10 : 5)), line: { width: 2, color } });
+    const line = (values, name, color, more) => ({ type: "scatter", mode: "lines+markers", x: epochs, y: values, line: { color, width: 2.2 }, marker: marks(color),
+      hovertemplate: `epoch %{x}: ${name} %{y:.4~g}<extra></extra>`, ...more });
+    const traces = [line(one.losses, "loss", tone("soft"), {})];
+    if (scored) traces.push(line(one.scores, "score", tone("accent"), { yaxis: "y2" }));
+    Plotly.react(find(`curve-${place}`), traces, layout({
+      margin: { l: 56, r: scored ? 60 : 18, t: 12, b: 50 },
+      xaxis: { title: { text: "epoch" }, range: [0.5, epochs.length + 0.5], tickformat: "d", ...(epochs.length < 12 ? { dtick: 1 } : {}) },
+      yaxis: { title: { text: "loss" }, rangemode: "tozero" },
+      ...(scored ? { yaxis2: { title: { text: "score", font: { color: tone("accent") } }, overlaying: "y", side: "right", automargin: true, showgrid: false, tickmode: "auto", nticks: 6, tickformat: ".3~f", tickfont: { color: tone("accent") } } } : {}),
+    }), { ...config, displayModeBar: false });
+  };
+
   const draw = () => {
     if (data.points.length && data.axes.length) {
       const outside = data.batches.map((batch) => [batch, front(batch)]).filter(([, many]) => many);
@@ -154,6 +169,7 @@
       find("outside").textContent = said ? `Above the top edge: ${said}. Untick “Near the budget only” to see ${outside.length + outside[0][1] > 2 ? "them" : "it"}.` : "";
     }
     data.histograms.forEach(latency);
+    data.curves.forEach(curve);
   };
 
   const table = find("comparison");

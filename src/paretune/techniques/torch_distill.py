@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Self
@@ -10,7 +9,6 @@ from typing import ClassVar, Self
 from paretune.ask.artifact import Artifact
 from paretune.ask.knob import knob
 from paretune.build.technique import Fit
-from paretune.errors import BuildError
 from paretune.training.plan import Healing
 
 
@@ -20,7 +18,7 @@ class TorchDistill(Healing):
 
     ``student=artifact`` trains the module as the steps before left it: pruned, say. ``student=given`` trains the
     workload's ``student`` in its place, which then goes on through the recipe. The original answers every training
-    example once, where its answers fit into memory. Examples are seen as the workload gives them: without augmentation.
+    example once, where its answers fit into memory; with ``augment`` it answers the changed images in every step.
     """
 
     name: ClassVar[str] = "torch_distill"
@@ -45,27 +43,12 @@ class TorchDistill(Healing):
         """
         from paretune.forms import torch as form
         from paretune.training.healing import heal, sealed
+        from paretune.training.pupil import pupil
 
-        pupil = self._pupil(artifact, fit)
-        module = form.restore(pupil)
-        outcome = heal(module, pupil, fit, self, name=self.name)
-        return sealed(module, pupil, artifact, fit, form.edits_of(pupil), f"{self.name}: {outcome.line}")
-
-    def _pupil(self, artifact: Artifact, fit: Fit) -> Artifact:
-        """What is to learn, called by the names that its own ``forward`` has."""
-        if self.student == "artifact":
-            return artifact
-        if fit.student is None:
-            raise BuildError(
-                "the workload has no student", where=f"{self.name}.student",
-                do="give Workload(student=…) a smaller module, or use student=artifact",
-            )  # fmt: skip
-        if artifact.digest != fit.teacher.digest:
-            raise BuildError(
-                "a student given by the workload cannot take the place of a model that was changed before",
-                where=f"{self.name}.student", do="make this the first step, or use student=artifact",
-            )  # fmt: skip
-        return dataclasses.replace(fit.student, base="student")
+        learner = pupil(self.student, artifact, fit, self.name)
+        module = form.restore(learner)
+        outcome = heal(module, learner, fit, self, name=self.name)
+        return sealed(module, learner, artifact, fit, form.edits_of(learner), f"{self.name}: {outcome.line}")
 
     @classmethod
     def light(cls) -> tuple[Self, ...]:

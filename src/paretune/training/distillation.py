@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -35,6 +36,9 @@ class Teacher:
         The examples that lessons are made of: their places index it.
     device
         Where it answers.
+    remember
+        Whether to answer every example beforehand and keep the answers, where they fit into memory: of use where
+        lessons come as they are given, without augmentation.
 
     Raises
     ------
@@ -43,7 +47,12 @@ class Teacher:
     """
 
     def __init__(
-        self, artifact: Artifact, split: Split, device: torch.device, progress: Progress = lambda fraction, text: None
+        self,
+        artifact: Artifact,
+        split: Split,
+        device: torch.device,
+        progress: Progress = lambda fraction, text: None,
+        remember: bool = True,
     ) -> None:
         if artifact.form != "torch":
             raise BuildError(
@@ -53,11 +62,11 @@ class Teacher:
         self._model = form.restore(artifact).requires_grad_(False).to(device)
         self._names = form.keywords(artifact)
         self._lessons = Lessons(split, artifact, device)
-        self._known = self._all(progress) if _is_small(artifact, len(split)) else None
+        self._known = self._all(progress) if remember and _is_small(artifact, len(split)) else None
 
     def __call__(self, lesson: Lesson) -> torch.Tensor:
         """Its answers to a lesson, as losses look at them: the only tensor, ``logits``, or the first."""
-        if self._known is not None:
+        if self._known is not None and lesson.as_given:
             return self._known[lesson.places.to(self._known.device)]
         return self._answer(lesson)
 
@@ -151,7 +160,7 @@ def as_taught(teacher: Teacher, classes: bool) -> Examine:
             labels = (wanted.reshape(-1) > 0).long()
         else:
             labels = wanted.argmax(dim=1)
-        return examine(call, Lesson(lesson.inputs, labels, lesson.places))
+        return examine(call, dataclasses.replace(lesson, labels=labels))
 
     return score
 

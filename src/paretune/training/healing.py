@@ -17,9 +17,9 @@ from paretune.training.device import home
 from paretune.training.distillation import Teacher, as_taught, distilling
 from paretune.training.learner import demand_trainable
 from paretune.training.lesson import demand_classes, demand_lessons
-from paretune.training.loss import Step
+from paretune.training.loss import Step, supervised
 from paretune.training.outcome import Outcome
-from paretune.training.plan import Healing
+from paretune.training.plan import Healing, Plan
 from paretune.training.trainer import Each, Keeping, train
 
 ASKING = 0.05
@@ -69,8 +69,9 @@ def heal(
     data = demand_lessons(fit.train, name)
     classes = answers_classes(data, fit, plan)
     told = fit.progress if progress is None else progress
+    remember = plan.augment == "none"
     told(0.0, "asking the original")
-    wise = Teacher(teacher or fit.teacher, data, home(), lambda share, text: told(ASKING * share, text))
+    wise = Teacher(teacher or fit.teacher, data, home(), lambda share, text: told(ASKING * share, text), remember)
     step = around(distilling(wise, fit.loss, plan.alpha, plan.temperature, classes))
     outcome = train(
         module, artifact, data, step, plan, fit.seed, score=as_taught(wise, classes), companion=companion, each=each,
@@ -80,6 +81,25 @@ def heal(
     )  # fmt: skip
     fit.record(outcome.entry(name, part))
     return outcome
+
+
+def tutored(module: torch.nn.Module, artifact: Artifact, fit: Fit, plan: Plan, *, name: str) -> Outcome:
+    """Train ``module`` in place on the labels of ``fit.train``, by the workload's loss.
+
+    Raises
+    ------
+    BuildError
+        If there is no training data, nothing can be learnt from the labels, or the training fails (see
+        :func:`paretune.training.trainer.train`).
+    """
+    demand_trainable(module, name)
+    data = demand_lessons(fit.train, name)
+    if fit.loss is None:
+        demand_classes(data)
+    return train(
+        module, artifact, data, supervised(fit.loss), plan, fit.seed, progress=fit.progress, name=name,
+        keeping=None if fit.checkpoints is None else Keeping(fit.checkpoints),
+    )  # fmt: skip
 
 
 def answers_classes(data: Split, fit: Fit, plan: Healing) -> bool:

@@ -18,12 +18,14 @@ from paretune.training.order import Places
 class Lesson:
     """A batch: inputs in the order of the artefact's, labels, and the places of its examples in the data.
 
-    ``labels`` keep the dtype that the data gives them.
+    ``labels`` keep the dtype that the data gives them. ``as_given`` is False where the inputs were changed: answers to
+    the examples themselves are then no answers to them.
     """
 
     inputs: tuple[torch.Tensor, ...]
     labels: torch.Tensor | None
     places: torch.Tensor
+    as_given: bool = True
 
     def __len__(self) -> int:
         return len(self.places)

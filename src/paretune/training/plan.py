@@ -29,6 +29,10 @@ class Plan:
     precision: str = knob(
         "fp32", "arithmetic of the forward pass; fp16 scales its losses", choices=("fp32", "bf16", "fp16")
     )
+    augment: str = knob(
+        "none", "images mirrored, or moved by up to an eighth of their side and mirrored, anew in every step",
+        choices=("none", "flip", "shift_flip"),
+    )  # fmt: skip
     channels_last: bool = knob(False, "images in memory with their channels innermost", choices=(True, False))
     validation: float = knob(0.0, "share of the training data set aside to score each epoch on", low=0.0, high=0.5)
     patience: int = knob(

@@ -21,10 +21,11 @@ from paretune.ask.data import Split
 from paretune.errors import BuildError, ParetuneError
 from paretune.forms import torch as form
 from paretune.training import random_state
+from paretune.training.augmentation import Augmentation
 from paretune.training.checkpoint import Checkpoint, Checkpoints
 from paretune.training.device import accelerator, repeatable
 from paretune.training.learner import Learner, demand_trainable
-from paretune.training.lesson import Lessons
+from paretune.training.lesson import Lesson, Lessons
 from paretune.training.loss import Examine, Step, examine
 from paretune.training.optimizer import load_state, made, state_of
 from paretune.training.order import Order, Places, parts
@@ -130,6 +131,7 @@ class Trainer:
             raise BuildError("leaves nothing to learn from", where=f"{name}.validation", do="set less aside")
         self.order = Order(len(self.learnt), min(plan.batch, len(self.learnt)), seed)
         self.total = self.order.steps * plan.epochs
+        self.augmentation = Augmentation(plan.augment, seed)
         if plan.channels_last:
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.learner = device.prepare_model(Learner(module, form.keywords(artifact), companion))
@@ -188,23 +190,26 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         batch = self.learnt[self.order.places(number)]
-        own = batch[self.device.process_index :: self.device.num_processes]
+        draws = self.augmentation.draws(number, len(batch)) if self.augmentation else None
+        own = np.arange(len(batch))[self.device.process_index :: self.device.num_processes]
         pieces = parts(own, self.plan.micro_batch)
         total = torch.zeros((), device=self.device.device)
         for place, piece in enumerate(pieces):
             last = place == len(pieces) - 1
             with contextlib.nullcontext() if last else self.device.no_sync(self.learner):
                 # parallel wrappers average over processes, whose shares of a batch may differ by an example
-                total += self._backward(piece, len(piece) * self.device.num_processes / len(batch))
+                lesson = self.lessons.at(batch[piece])
+                if draws is not None:
+                    lesson = self.augmentation.of(lesson, draws[piece])
+                total += self._backward(lesson, len(piece) * self.device.num_processes / len(batch))
         loss = float(self.device.reduce(total, "mean"))
         if not math.isfinite(loss):
             raise self._diverged(f"the loss is {loss}", number)
         self._step(number)
         return loss
 
-    def _backward(self, piece: Places, weight: float) -> torch.Tensor:
+    def _backward(self, lesson: Lesson, weight: float) -> torch.Tensor:
         """Add the gradients of some of the batch; its weighted loss."""
-        lesson = self.lessons.at(piece)
         try:
             loss = self.step(self.learner, lesson) * weight
             self.device.backward(loss)

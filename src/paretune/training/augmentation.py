@@ -1,0 +1,89 @@
+"""Augmentation: images as they might also have been, drawn from seed and step alone, so that a resumed training sees
+the same ones."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from paretune.errors import BuildError
+from paretune.training.lesson import Lesson
+
+KINDS = ("none", "flip", "shift_flip")
+SHIFTED = 8
+"""An image is shifted by up to its side divided by this: 4 pixels of 32, as in He et al. 2016, "Deep Residual Learning
+for Image Recognition", section 4.2."""
+
+Draws = np.ndarray[Any, Any]
+"""float64 [n, 3], each in [0, 1): for each example whether it is mirrored, how far it is moved down, and right."""
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """``flip`` mirrors half of the images left to right; ``shift_flip`` moves them too, and fills with zeros."""
+
+    kind: str
+    seed: int
+
+    def __bool__(self) -> bool:
+        return self.kind != "none"
+
+    def draws(self, step: int, count: int) -> Draws:
+        """What happens to each of the ``count`` examples of a step (counted over all epochs)."""
+        return np.random.default_rng([self.seed, step, KINDS.index(self.kind)]).random((count, 3))
+
+    def of(self, lesson: Lesson, draws: Draws) -> Lesson:
+        """The lesson with its images changed, all images of one example alike; labels and other inputs stay.
+
+        Raises
+        ------
+        BuildError
+            If no input is an image [n, channels, height, width] of floats, or labels lie on an image's pixels.
+        """
+        images = [_is_image(tensor) for tensor in lesson.inputs]
+        if not any(images):
+            shapes = ", ".join(f"{str(one.dtype).removeprefix('torch.')}{list(one.shape)}" for one in lesson.inputs)
+            raise BuildError(
+                f"no input is an image (floats [n, channels, height, width]) that could be mirrored: {shapes}",
+                where="augment", do="use augment=none",
+            )  # fmt: skip
+        sides = {tensor.shape[2:] for tensor, image in zip(lesson.inputs, images, strict=True) if image}
+        if lesson.labels is not None and lesson.labels.ndim > 2 and lesson.labels.shape[-2:] in sides:
+            raise BuildError(
+                f"labels of shape {list(lesson.labels.shape)} lie on the image's pixels, and would not move with them",
+                where="augment", do="use augment=none",
+            )  # fmt: skip
+        inputs = tuple(
+            self._changed(tensor, draws) if image else tensor
+            for tensor, image in zip(lesson.inputs, images, strict=True)
+        )
+        return dataclasses.replace(lesson, inputs=inputs, as_given=False)
+
+    def _changed(self, images: torch.Tensor, draws: Draws) -> torch.Tensor:
+        height, width = images.shape[2:]
+        far = (height // SHIFTED, width // SHIFTED) if self.kind == "shift_flip" else (0, 0)
+        rows = np.arange(height) + _offsets(draws[:, 1], far[0])
+        columns = np.arange(width) + _offsets(draws[:, 2], far[1])
+        columns = np.where(draws[:, :1] < 0.5, columns[:, ::-1], columns)
+        padded = functional.pad(images, (far[1], far[1], far[0], far[0]))
+        places = torch.arange(len(images), device=images.device)[:, None, None]
+        down, right = (torch.from_numpy(one).to(images.device) for one in (rows, columns))
+        # indexing by three axes puts the channels last
+        found = padded[places, :, down[:, :, None], right[:, None, :]].movedim(-1, 1)
+        innermost = images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
+        return found.contiguous(memory_format=torch.channels_last if innermost else torch.contiguous_format)
+
+
+def _offsets(draws: Draws, far: int) -> Draws:
+    """Where in a padded image each begins: int64 [n, 1], 0 … 2 · ``far``, all of them equally often."""
+    steps: Draws = np.minimum(np.floor(draws * (2 * far + 1)), 2 * far).astype(np.int64)
+    return steps[:, None]
+
+
+def _is_image(tensor: torch.Tensor) -> bool:
+    return tensor.ndim == 4 and tensor.is_floating_point()

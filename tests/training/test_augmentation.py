@@ -1,0 +1,139 @@
+"""Images are mirrored and moved as told, the same ones whatever the parts of a batch, and the teacher sees them so."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from paretune.errors import BuildError
+from paretune.forms import torch as form
+from paretune.testing import samples
+from paretune.training.augmentation import Augmentation
+from paretune.training.distillation import Teacher, distilling
+from paretune.training.healing import heal
+from paretune.training.lesson import Lesson
+from paretune.training.loss import supervised
+from paretune.training.plan import Healing, Plan
+from paretune.training.trainer import Keeping, train
+
+
+def lesson(*inputs: torch.Tensor, labels: torch.Tensor | None = None) -> Lesson:
+    return Lesson(inputs, labels, torch.arange(len(inputs[0])))
+
+
+@given(st.integers(1, 20), st.integers(1, 20), st.integers(0, 99))
+def test_every_image_is_one_shifted_by_at_most_an_eighth_and_maybe_mirrored(height, width, seed):
+    images = torch.randn(3, 2, height, width, generator=torch.Generator().manual_seed(seed))
+    made = Augmentation("shift_flip", seed)
+    found = made.of(lesson(images), made.draws(7, 3)).inputs[0]
+    assert found.shape == images.shape
+    far = height // 8, width // 8
+    padded = np.pad(images.numpy(), ((0, 0), (0, 0), (far[0],) * 2, (far[1],) * 2))
+    for before, after in zip(padded, found.numpy(), strict=True):
+        windows = [
+            before[:, down : down + height, right : right + width]
+            for down in range(2 * far[0] + 1) for right in range(2 * far[1] + 1)
+        ]  # fmt: skip
+        assert any(np.array_equal(after, one) or np.array_equal(after, one[..., ::-1]) for one in windows)
+
+
+def test_about_half_are_mirrored_and_every_shift_comes_up():
+    images = torch.arange(16.0).expand(2000, 1, 16, 16).contiguous()  # every row is 0 … 15
+    made = Augmentation("flip", 0)
+    found = made.of(lesson(images), made.draws(0, 2000)).inputs[0][:, 0, 0, 0]
+    assert set(found.tolist()) == {0.0, 15.0}
+    assert 900 < int((found == 15).sum()) < 1100
+    made = Augmentation("shift_flip", 0)
+    moved = made.of(lesson(images), made.draws(0, 2000)).inputs[0][:, 0, 8, 8]
+    assert set(moved.tolist()) == {5.0, 6.0, 7.0, 8.0, 9.0, 10.0}, "8 or, mirrored, 7; by -2 … 2 pixels"
+
+
+def test_draws_are_of_seed_and_step_alone():
+    made = Augmentation("shift_flip", 3)
+    assert np.array_equal(made.draws(5, 8), Augmentation("shift_flip", 3).draws(5, 8))
+    assert not np.array_equal(made.draws(5, 8), made.draws(6, 8))
+    assert not np.array_equal(made.draws(5, 8), Augmentation("shift_flip", 4).draws(5, 8))
+    assert not Augmentation("none", 3)
+
+
+def test_labels_other_inputs_and_the_order_of_memory_stay():
+    images = torch.randn(4, 3, 8, 8).contiguous(memory_format=torch.channels_last)
+    other, labels = torch.randn(4, 5), torch.arange(4)
+    made = Augmentation("shift_flip", 0)
+    before = lesson(images, other, labels=labels)
+    after = made.of(before, made.draws(0, 4))
+    assert after.inputs[0].is_contiguous(memory_format=torch.channels_last)
+    assert after.inputs[1] is other
+    assert after.labels is labels
+    assert (before.as_given, after.as_given) == (True, False)
+
+
+def test_what_cannot_be_mirrored_is_told():
+    made = Augmentation("flip", 0)
+    with pytest.raises(BuildError, match=r"no input is an image .*: float32\[4, 6\] — use augment=none"):
+        made.of(lesson(torch.zeros(4, 6)), made.draws(0, 4))
+    with pytest.raises(BuildError, match="lie on the image's pixels"):
+        made.of(lesson(torch.zeros(4, 1, 8, 8), labels=torch.zeros(4, 8, 8)), made.draws(0, 4))
+
+
+QUICK = Plan(epochs=2, batch=16, learning_rate=0.02, augment="shift_flip")
+
+
+def trained(plan: Plan, **options) -> nn.Module:
+    artifact = samples.artifact("torch")
+    module = form.restore(artifact)
+    train(module, artifact, samples.examples(), supervised(None), plan, 0, **options)
+    return module
+
+
+def same(one: nn.Module, other: nn.Module) -> bool:
+    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_a_resumed_training_sees_the_same_images(tmp_path):
+    whole, plain = trained(QUICK), trained(dataclasses.replace(QUICK, augment="none"))
+    assert not same(whole, plain)
+
+    class EnoughError(Exception):
+        pass
+
+    def stop(done: int, total: int) -> None:
+        if done == 3:
+            raise EnoughError
+
+    with pytest.raises(EnoughError):
+        trained(QUICK, keeping=Keeping(tmp_path / "kept", 0.0), each=stop)
+    assert same(trained(QUICK, keeping=Keeping(tmp_path / "kept")), whole)
+
+
+def test_a_teacher_answers_the_changed_pixels(tmp_path):
+    artifact = samples.artifact("torch")
+    teacher = Teacher(artifact, samples.examples(), torch.device("cpu"))
+    seen: list[Lesson] = []
+
+    def around(step):
+        def kept(call, lesson):
+            seen.append(lesson)
+            return step(call, lesson)
+
+        return kept
+
+    plan = Healing(epochs=1, batch=16, augment="flip")
+    fit = samples.fit(artifact, tmp_path)
+    heal(form.restore(artifact), artifact, fit, plan, name="here", around=around)
+    module = form.restore(artifact)
+    for one in seen:
+        with torch.no_grad():
+            torch.testing.assert_close(teacher(one), module(one.inputs[0]))
+            known = teacher(dataclasses.replace(one, as_given=True))
+        assert not torch.allclose(teacher(one), known)
+        same = distilling(teacher, None, 1.0, 4.0, True)(lambda *x, one=one: teacher(one).requires_grad_(), one)
+        assert abs(float(same.detach())) < 1e-5
+    assert len(seen) == 2

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from paretune.ask.target import Arrays
 from paretune.forms import torch as form
@@ -29,10 +34,48 @@ def precision(module: torch.nn.Module) -> str:
 def macs(module: torch.nn.Module, names: tuple[str, ...] | None, arrays: Arrays) -> int | None:
     """Multiply-accumulates of one batch, those of matrix products and convolutions; None where nothing was counted."""
     try:
-        counter = FlopCounterMode(display=False)
-        plain = torch.backends.mkldnn.flags(enabled=False)  # its fused recurrent layers are not counted
-        with quiet(), torch.no_grad(), plain, form.plain_attention(), counter:
+        with _countable(), FlopCounterMode(display=False) as counter:
             form.call_flat(module, names, tuple(form.native(np.copy(array)) for array in arrays))
         return int(counter.get_total_flops()) // 2 or None
     except Exception:  # a model that refuses the counter's tracing is still a model
         return None
+
+
+def products(module: torch.nn.Module, names: tuple[str, ...] | None, arrays: Arrays) -> tuple[tuple[str, int], ...]:
+    """Every product with a parameter in one batch, in order: (the parameter's first name, multiply-accumulates).
+
+    A parameter is known by its memory, whichever layer or function makes use of it; where it was copied before the
+    product, that product is left out. Empty where nothing could be counted.
+    """
+    try:
+        with _countable(), _Products(module) as seen:
+            form.call_flat(module, names, tuple(form.native(np.copy(array)) for array in arrays))
+        return tuple(seen.found)
+    except Exception:  # as above
+        return ()
+
+
+class _Products(TorchDispatchMode):
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        self.owners = {parameter.untyped_storage().data_ptr(): name for name, parameter in module.named_parameters()}
+        self.found: list[tuple[str, int]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        count = flop_registry.get(func._overloadpacket)
+        if count is not None:
+            tensors = [one for one in args if isinstance(one, torch.Tensor) and one.ndim > 1]
+            places = [tensor.untyped_storage().data_ptr() for tensor in tensors]
+            owner = next((self.owners[place] for place in places if place in self.owners), None)
+            if owner is not None:
+                self.found.append((owner, int(count(*args, **(kwargs or {}), out_val=out)) // 2))
+        return out
+
+
+@contextlib.contextmanager
+def _countable() -> Iterator[None]:
+    """Without gradients and fused kernels: a fused recurrent or attention layer hides what it is made of."""
+    plain = torch.backends.mkldnn.flags(enabled=False)
+    with quiet(), torch.no_grad(), plain, form.plain_attention():
+        yield

@@ -191,7 +191,8 @@ class _Session:
         batches = self.batches(request["feed"])
         self._warm(batches, request["warm_s"], request["warm_count"])
         asked = loadgen.Loadgen(**request["asked"])
-        loadgen.answer(self.runner.infer, batches, asked, Path(request["out"]), self.callers)
+        infer = loadgen.null(self.runner.infer(batches[0]), asked.pace_s) if asked.null else self.runner.infer
+        loadgen.answer(infer, batches, asked, Path(request["out"]), self.callers)
         return {}
 
     def soak(self, request: dict[str, Any]) -> dict[str, Any]:

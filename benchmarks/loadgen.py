@@ -101,8 +101,11 @@ def around(trace: Trace, figure: str, samples: int | None = None) -> float:
     return quantile(times, QUANTILES[figure])
 
 
-def binding(run: LoadgenSummary, figure: str) -> float:
-    """What LoadGen's clock sees more than ours of the same queries: ms, or seconds of the whole run."""
+def excess(run: LoadgenSummary, figure: str) -> float:
+    """What LoadGen's clock sees more than ours of the same queries: ms, or seconds of the whole run.
+
+    Of a null run, it is the binding's part.
+    """
     if figure == RATE:
         return run.samples / told(run, figure) - run.trace.seconds
     return told(run, figure) - seen(run, figure)
@@ -152,7 +155,8 @@ def compare(shapes: list[Shape]) -> list[dict]:
 
 
 def _compared(shape: Shape, figure: str, confidence: float) -> dict:
-    parts = [binding(run, figure) for run in shape.null]
+    unit = 1e6 if figure == RATE else 1e3
+    parts = [excess(run, figure) for run in shape.null]
     ours = [seen(run, figure) for run in shape.theirs]
     left = [without(run, figure, part) for run, part in zip(shape.theirs, parts, strict=True)]
     found = ratio(left, ours, confidence)
@@ -163,9 +167,8 @@ def _compared(shape: Shape, figure: str, confidence: float) -> dict:
         "figure": figure,
         "ours": geometric(ours),
         "loadgen": geometric([told(run, figure) for run in shape.theirs]),
-        "binding_us": float(np.mean(parts)) * (1e6 if figure == RATE else 1e3),
-        "same_queries_us": float(np.mean([binding(run, figure) for run in shape.theirs]))
-        * (1e6 if figure == RATE else 1e3),
+        "above_us": unit * float(np.mean([excess(run, figure) for run in shape.theirs])),
+        "binding_us": unit * float(np.mean(parts)),
         **found.describe(),
         "bounds": bounds,
         "agree": bounds is not None and bounds[0] <= found.low and found.high <= bounds[1],
@@ -264,16 +267,18 @@ def interleave(child, feed, name: str, rows: int, asked, random, scratch: Path) 
 
 def table(rows: list[dict]) -> str:
     lines = [
-        "| shape | figure | paretune | LoadGen | binding, by a null runner | LoadGen without it / paretune "
+        "| shape | figure | paretune | LoadGen | more by | binding, by null runs | LoadGen without it / paretune "
         "| paretune's own interval | agree |",
-        "|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         form = _form(row["figure"])
         own = "too few queries" if row["bounds"] is None else "{:.4f} … {:.4f}".format(*row["bounds"])
+        said = " | ".join(form.format(row[name]) for name in ("ours", "loadgen"))
+        more = " | ".join(f"{row[name]:,.1f} µs" for name in ("above_us", "binding_us"))
+        agree = "yes" if row["agree"] else "no"
         lines.append(
-            f"| {row['shape']} | {_name(row['figure'])} | {form.format(row['ours'])} | {form.format(row['loadgen'])} "
-            f"| {row['binding_us']:,.1f} µs | {_bounds(row, 4)} | {own} | {'yes' if row['agree'] else 'no'} |"
+            f"| {row['shape']} | {_name(row['figure'])} | {said} | {more} | {_bounds(row, 4)} | {own} | {agree} |"
         )
     return "\n".join(lines)
 

@@ -110,12 +110,10 @@ def test_a_schedule_is_read_to_the_nanosecond_in_the_order_of_issue(tmp_path: Pa
     assert issued.tolist() == [788_278, 2_788_118]
 
 
-@pytest.mark.parametrize(
-    "text", [None, '{"name":"Sample","ph":"b","ts":1', '{"name":"Sample","ph":"b","ts":1,"args":{}}']
-)
-def test_a_trace_that_is_none_is_told(text: str | None, tmp_path: Path) -> None:
-    if text is not None:
-        (tmp_path / TRACE).write_text(text)
+@pytest.mark.parametrize("rest", [None, "", ',"args":{}}'])
+def test_a_trace_that_is_none_is_told(rest: str | None, tmp_path: Path) -> None:
+    if rest is not None:
+        (tmp_path / TRACE).write_text('{"name":"Sample","ph":"b","ts":1' + rest)
     with pytest.raises(MeasureError, match="LoadGen's trace cannot be read") as caught:
         planned(tmp_path / TRACE)
     assert caught.value.where == str(tmp_path / TRACE)

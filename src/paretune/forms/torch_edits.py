@@ -110,24 +110,34 @@ class Remove:
 
 @dataclass(frozen=True)
 class Bypass:
-    """Put :class:`Passage` in the place of modules, whose first input then is their answer."""
+    """Put :class:`Passage` in the place of modules, whose first input then is their answer.
+
+    ``length``: 0, or of how many members the tuple is that such a module returned; the input is the first of them then,
+    and the others are None.
+    """
 
     name: ClassVar[str] = "bypass"
 
     paths: Sequence[str]
+    length: int = 0
 
     def apply(self, module: torch.nn.Module) -> None:
         for path in self.paths:
             submodule(module, path)
             parent, _, key = path.rpartition(".")
-            submodule(module, parent)._modules[key] = Passage()
+            submodule(module, parent)._modules[key] = Passage(self.length)
 
 
 class Passage(torch.nn.Module):
-    """Returns its first input, whatever else it is given."""
+    """Returns its first input, whatever else it is given; with a ``length``, as the first of a tuple."""
 
-    def forward(self, first: torch.Tensor, *rest: Any, **named: Any) -> torch.Tensor:
-        return first
+    def __init__(self, length: int = 0) -> None:
+        super().__init__()
+        self.length = length
+
+    def forward(self, *given: Any, **named: Any) -> Any:
+        first = given[0] if given else next(iter(named.values()))
+        return (first, *[None] * (self.length - 1)) if self.length else first
 
 
 EDITS: Mapping[str, type[Any]] = {kind.name: kind for kind in (Attributes, Shapes, Remove, Bypass)}

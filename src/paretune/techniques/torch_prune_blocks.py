@@ -1,0 +1,343 @@
+"""Prune a torch module's depth: whole residual blocks or encoder layers go, the rest learns to do without."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Self
+
+from paretune.ask.artifact import Artifact
+from paretune.ask.data import feeds
+from paretune.ask.knob import knob
+from paretune.ask.target import Arrays
+from paretune.build.technique import Fit
+from paretune.errors import BuildError
+from paretune.training.plan import Healing
+
+if TYPE_CHECKING:
+    import torch
+
+    from paretune.forms.torch_blocks import Block, Run
+
+WATCHED = 4
+"""Examples on which blocks are found: more than one, so that a batch's axis is not taken for another."""
+RANKING = 0.3
+"""Share of a cycle's progress that choosing its blocks takes, where there is training to follow."""
+
+
+@dataclass(frozen=True)
+class TorchPruneBlocks(Healing):
+    """Leave out the blocks whose absence changes the answers least; then distil from the original.
+
+    A block is a member of a ``Sequential`` or ``ModuleList``, at any depth, that answers in the shape of its first
+    input. Blocks are ranked by what the answers lose for each multiply-accumulate saved: the Kullback–Leibler
+    divergence of the classes' probabilities from the original's, or the mean squared difference of values, on examples
+    drawn from the training data. (That a deep residual net loses little by one block: Veit, Wilber & Belongie 2016,
+    "Residual Networks Behave Like Ensembles of Relatively Shallow Networks".) With ``iterations`` blocks go a few at a
+    time, and what is left is healed and ranked anew in between.
+    """
+
+    name: ClassVar[str] = "torch_prune_blocks"
+    takes: ClassVar[frozenset[str]] = frozenset({"torch"})
+    gives: ClassVar[str] = "torch"
+    kind: ClassVar[str] = "prune"
+    needs: ClassVar[Mapping[str, str]] = {"torch": "torch>=2.11,<2.14", "accelerate": "accelerate>=1.10"}
+    cost: ClassVar[float] = 600.0
+    gain: ClassVar[float] = 1.8
+
+    epochs: int = knob(10, "passes over the training data, in all cycles together", low=0, high=10_000)
+    macs_ratio: float = knob(0.5, "share of the multiply-accumulates that is kept, at most", low=0.01, high=1.0)
+    remove: tuple[str, ...] = knob((), "paths of the modules to leave out, in the place of choosing by macs_ratio")
+    ranking: str = knob(
+        "greedy", "each block without those that went before it; or each alone, once in a cycle",
+        choices=("greedy", "single"),
+    )  # fmt: skip
+    sample: int = knob(256, "training examples on which blocks are ranked", low=8, high=65_536)
+    iterations: int = knob(1, "cycles of cutting and healing, each with an equal share of the cut", low=1, high=100)
+    last_share: float = knob(0.5, "share of the epochs that the last of several cycles has", low=0.0, high=1.0)
+    recalibration: int = knob(
+        2048, "training examples on which batch normalisation is measured anew after a cut; 0: it stays as it is",
+        low=0, high=1_000_000,
+    )  # fmt: skip
+
+    def apply(self, artifact: Artifact, fit: Fit) -> Artifact:
+        """The shallower module, with the interface of the artefact; only ``fit.train`` is looked at.
+
+        Raises
+        ------
+        BuildError
+            If there is no training data, no block can be left out, ``macs_ratio`` cannot be reached, a path of
+            ``remove`` is wrong, or healing fails (see :func:`paretune.training.healing.heal`).
+        """
+        from paretune.forms import torch as form
+        from paretune.forms.torch_blocks import edits
+        from paretune.training.healing import sealed
+
+        pruning = Pruning(self, artifact, fit)
+        module = pruning.run()
+        cut = (*form.edits_of(artifact), *edits(pruning.gone))
+        return sealed(module, artifact, artifact, fit, cut, *(f"{self.name}: {line}" for line in pruning.lines))
+
+    @classmethod
+    def light(cls) -> tuple[Self, ...]:
+        """None: it trains."""
+        return ()
+
+    def shares(self) -> tuple[int, ...]:
+        """The epochs of each cycle: their sum is ``epochs``."""
+        if self.iterations == 1:
+            return (self.epochs,)
+        last = round(self.epochs * self.last_share)
+        each, rest = divmod(self.epochs - last, self.iterations - 1)
+        return (*(each + (cycle < rest) for cycle in range(self.iterations - 1)), last)
+
+
+@dataclass
+class Pruning:
+    """A pruning under way. ``whole`` keeps every block and shares its tensors with what is left, so that paths stay."""
+
+    plan: TorchPruneBlocks
+    artifact: Artifact
+    fit: Fit
+    gone: list[Block] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+    spare: int = 0  # epochs of cycles that had nothing to heal
+    fresh: bool = False  # whether blocks went since the last healing
+
+    def __post_init__(self) -> None:
+        from paretune.forms import torch as form
+        from paretune.training.distance import Distance
+        from paretune.training.lesson import demand_lessons
+
+        self.name = self.plan.name
+        self.data = demand_lessons(self.fit.train, self.name)
+        self.whole = form.restore(self.artifact)
+        if form.is_program(self.whole):
+            raise BuildError(
+                "the model is an exported program, which has no blocks to leave out", where=self.name,
+                do="give the nn.Module that it was exported from",
+            )  # fmt: skip
+        sample = self.data.take(self.plan.sample, self.fit.seed)
+        self.distance = Distance(self.artifact, sample, self.fit, self.plan)
+        self.pool = self._pool()  # before anything is trained, so that a resumed pruning finds the same
+
+    def run(self) -> torch.nn.Module:
+        """All cycles, from the newest checkpoint on; what is left. What was done stands in ``lines``."""
+        from paretune.forms.torch_blocks import cut
+
+        begun = self._resume()
+        for cycle, epochs in enumerate(self.plan.shares()):
+            if begun <= 2 * cycle:
+                self._leave_out(cycle)
+                self._keep(2 * cycle + 1)
+            if begun <= 2 * cycle + 1:
+                self._heal(cycle, epochs)
+                self._keep(2 * cycle + 2)
+        left = cut(self.whole, self.gone)
+        self.lines.insert(0, self._summary(left))
+        return left
+
+    # -- which blocks ------------------------------------------------------------------------------------------
+
+    def _pool(self) -> tuple[Block, ...]:
+        """Every block that may go, in the way that changes the answers less."""
+        from paretune.forms import torch_blocks
+
+        if self.plan.remove:
+            ways = torch_blocks.named(self.whole, self.plan.remove, self._runner(), f"{self.name}.remove")
+        else:
+            ways = torch_blocks.candidates(self.whole, self._runner())
+        probe = self._probe()
+        return tuple(
+            min(both, key=lambda one: self._away(probe, (one,))) if len(both) > 1 else both[0] for both in ways
+        )
+
+    def _runner(self) -> Run:
+        import torch
+
+        from paretune.forms import torch as form
+
+        tensors, names = tuple(map(form.native, self._arrays(WATCHED))), form.keywords(self.artifact)
+
+        def run(module: torch.nn.Module) -> tuple[torch.Tensor, ...]:
+            with torch.no_grad(), form.plain_attention():
+                return form.call_flat(module, names, tuple(tensor.clone() for tensor in tensors))[1]
+
+        return run
+
+    def _arrays(self, count: int) -> Arrays:
+        return next(feeds(self.data.head(count), self.artifact, count))
+
+    def _probe(self) -> torch.nn.Module:
+        """A copy of ``whole`` where answers are compared."""
+        return copy.deepcopy(self.whole).to(self.distance.device)
+
+    def _away(self, probe: torch.nn.Module, blocks: Sequence[Block]) -> float:
+        """How far the answers without these blocks are from the original's; infinite where there are none."""
+        from paretune.forms.torch_blocks import cut
+
+        try:
+            return self.distance(cut(probe, blocks))
+        except Exception:  # whatever the user's forward raises where parts are missing
+            return math.inf
+
+    def _macs(self, blocks: Sequence[Block]) -> int | None:
+        """Multiply-accumulates for one example without these blocks."""
+        from paretune.forms import torch as form
+        from paretune.forms import torch_count
+        from paretune.forms.torch_blocks import cut
+
+        return torch_count.macs(cut(self.whole, blocks), form.keywords(self.artifact), self._arrays(1))
+
+    def _leave_out(self, cycle: int) -> None:
+        """Add the blocks of this cycle to ``gone``."""
+        before, many = len(self.gone), self.plan.iterations
+        if self.plan.remove:
+            self.gone += self.pool[before : len(self.pool) * (cycle + 1) // many]
+        elif self.plan.macs_ratio < 1:
+            self._choose(cycle, 1 - (1 - self.plan.macs_ratio) * (cycle + 1) / many)
+        self.fresh = self.fresh or len(self.gone) > before
+
+    def _choose(self, cycle: int, ratio: float) -> None:
+        """Leave out one block after the other, the cheapest first, until at most ``ratio`` of the work is left."""
+        from paretune.forms.torch_blocks import cut
+
+        total = self._macs(())
+        if total is None:
+            raise BuildError(
+                "the model's multiply-accumulates cannot be counted", where=self.name, do="name the blocks by remove"
+            )
+        saved = {one: total - (self._macs((one,)) or total) for one in self.pool}
+        saved = {one: count for one, count in saved.items() if count > 0}
+        left, probe = self._macs(self.gone) or total, self._probe()
+        here = self.distance(cut(probe, self.gone))
+        away: dict[Block, float] = {}
+        while left > ratio * total:
+            share = (1 - left / total) / (1 - ratio)
+            self._tell(cycle, RANKING * share, f"ranking blocks, {len(self.gone)} left out")
+            if self.plan.ranking == "greedy" or not away:
+                away = {one: self._away(probe, (*self.gone, one)) for one in saved if one not in self.gone}
+                self._list(away)
+            able = [one for one in saved if one not in self.gone and away[one] < math.inf]
+            if not able:
+                raise self._stuck(left / total)
+            best = min(able, key=lambda one: (away[one] - here) / saved[one])
+            here = away[best] if self.plan.ranking == "greedy" else here
+            count = self._macs((*self.gone, best))
+            if count is None:  # this one and those before it cannot go together
+                del saved[best]
+                continue
+            self.gone.append(best)
+            left = count
+
+    def _stuck(self, left: float) -> BuildError:
+        if not self.pool:
+            return BuildError(
+                "no member of a Sequential or ModuleList that has weights answers in the shape of its first input",
+                where=self.name, do="name modules by remove, or prune channels",
+            )  # fmt: skip
+        return BuildError(
+            f"without all of the {len(self.gone)} blocks that can go, {left:.1%} of the multiply-accumulates are left",
+            where=f"{self.name}.macs_ratio", do="ask for a larger share, or prune channels too",
+        )  # fmt: skip
+
+    # -- healing -----------------------------------------------------------------------------------------------
+
+    def _heal(self, cycle: int, epochs: int) -> None:
+        """Teach what is left to answer as the original does; ``whole`` learns with it."""
+        import torch
+
+        from paretune.forms.torch_blocks import cut
+        from paretune.training.healing import heal
+        from paretune.training.recalibrate import recalibrate
+
+        self.spare += epochs
+        if not (self.fresh or cycle + 1 == self.plan.iterations):
+            return
+        small, seed = cut(self.whole, self.gone), self.fit.seed
+        shared = dict(_tensors(small))
+        told = [f"{self._after(small)} after the cut"]
+        if self.plan.recalibration and recalibrate(
+            small, self.artifact, self.data, self.plan.recalibration, self.plan.batch, seed, name=self.name
+        ):
+            told.append(f"{self._after(small)} with batch normalisation measured anew")
+        if self.spare:
+            outcome = heal(
+                small, self.artifact, self.fit, dataclasses.replace(self.plan, epochs=self.spare), name=self.name,
+                part=f"cycle-{cycle + 1}",
+                progress=lambda share, text: self._tell(cycle, RANKING + (1 - RANKING) * share, text),
+            )  # fmt: skip
+            told.append(f"{self._after(small)} after healing ({outcome.line})")
+        with torch.no_grad():
+            for name, tensor in _tensors(small):
+                shared[name].copy_(tensor)  # a device may have made other tensors of them
+        self.spare, self.fresh = 0, False
+        numbered = f"cycle {cycle + 1} of {self.plan.iterations}, " if self.plan.iterations > 1 else ""
+        self.lines.append(f"{numbered}{len(self.gone)} blocks left out, away from the original: {', '.join(told)}")
+
+    def _after(self, small: torch.nn.Module) -> str:
+        away = self.distance(copy.deepcopy(small).to(self.distance.device))
+        return f"{away:.3g} {self.distance.unit}"
+
+    # -- words and checkpoints ---------------------------------------------------------------------------------
+
+    def _tell(self, cycle: int, share: float, text: str) -> None:
+        many = self.plan.iterations
+        self.fit.progress((cycle + share) / many, text if many == 1 else f"cycle {cycle + 1} of {many}: {text}")
+
+    def _list(self, away: Mapping[Block, float]) -> None:
+        """Note what every block costs alone, once."""
+        if not self.lines:
+            each = ", ".join(f"{one.path} {away[one]:.3g}" for one in sorted(away, key=lambda one: away[one]))
+            self.lines.append(f"left out alone, {self.distance.unit} from the original: {each}")
+
+    def _summary(self, left: torch.nn.Module) -> str:
+        from paretune.forms import torch_count
+
+        names = ", ".join(block.path for block in self.gone) or "nothing"
+        told = [f"{len(self.gone)} of {len(self.pool)} blocks left out: {names}"]
+        told.append(f"parameters {torch_count.parameters(self.whole):,} → {torch_count.parameters(left):,}")
+        total, rest = self._macs(()), self._macs(self.gone)
+        if total is not None and rest is not None:
+            told.append(f"multiply-accumulates {total:,} → {rest:,} ({rest / total:.1%})")
+        return "; ".join(told)
+
+    def _keep(self, step: int) -> None:
+        if self.fit.checkpoints is None:
+            return
+        from paretune.training.checkpoint import Checkpoint, Checkpoints
+
+        facts = {
+            "gone": [dataclasses.asdict(block) for block in self.gone], "lines": self.lines, "spare": self.spare,
+            "fresh": self.fresh,
+        }  # fmt: skip
+        folder = self.fit.checkpoints / "cycles"
+        Checkpoints(folder).save(Checkpoint(step, {"model": dict(_tensors(self.whole))}, facts))
+
+    def _resume(self) -> int:
+        """Take up the newest checkpoint; how many halves of cycles were done: choosing is one, healing the other."""
+        if self.fit.checkpoints is None:
+            return 0
+        import torch
+
+        from paretune.forms.torch_blocks import Block
+        from paretune.training.checkpoint import Checkpoints
+
+        held = Checkpoints(self.fit.checkpoints / "cycles").latest()
+        if held is None:
+            return 0
+        with torch.no_grad():
+            for name, tensor in _tensors(self.whole):
+                tensor.copy_(held.tensors["model"][name])
+        self.gone = [Block(**block) for block in held.facts["gone"]]
+        self.lines, self.spare, self.fresh = held.facts["lines"], held.facts["spare"], held.facts["fresh"]
+        return held.step
+
+
+def _tensors(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Parameters and all buffers, each once."""
+    yield from module.named_parameters()
+    yield from module.named_buffers()

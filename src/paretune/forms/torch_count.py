@@ -13,12 +13,14 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from paretune.ask.target import Arrays
 from paretune.forms import torch as form
+from paretune.forms import torch_fake_quant
 from paretune.forms.torch_program import quiet
 
 
 def parameters(module: torch.nn.Module) -> int:
-    """Shared ones once."""
-    return sum(parameter.numel() for parameter in module.parameters())
+    """Shared ones once; the scales of quantisers are not counted."""
+    scales = torch_fake_quant.scales(module)
+    return sum(parameter.numel() for parameter in module.parameters() if parameter not in scales)
 
 
 def precision(module: torch.nn.Module) -> str:

@@ -16,6 +16,9 @@ from typing import Any, ClassVar, Protocol, cast
 import torch
 
 from paretune.errors import ArtifactError
+from paretune.forms.torch_fake_quant import Quantise
+from paretune.forms.torch_fold import FoldBatchNorm
+from paretune.forms.torch_path import submodule as submodule
 
 Plain = bool | int | float | str | list[Any] | None
 """What may stand in an attribute: JSON's scalars, and lists of them (for tuples)."""
@@ -140,7 +143,8 @@ class Passage(torch.nn.Module):
         return (first, *[None] * (self.length - 1)) if self.length else first
 
 
-EDITS: Mapping[str, type[Any]] = {kind.name: kind for kind in (Attributes, Shapes, Remove, Bypass)}
+KINDS = (Attributes, Shapes, Remove, Bypass, FoldBatchNorm, Quantise)
+EDITS: Mapping[str, type[Any]] = {kind.name: kind for kind in KINDS}
 
 
 def difference(before: torch.nn.Module, after: torch.nn.Module) -> tuple[Edit, ...]:
@@ -189,22 +193,6 @@ def read(path: Path) -> tuple[Edit, ...]:
         return tuple(edits)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ArtifactError(f"holds no edits that are known here: {error!r}", where=str(path)) from error
-
-
-def submodule(module: torch.nn.Module, path: str) -> torch.nn.Module:
-    """The module at a dotted path.
-
-    Raises
-    ------
-    ArtifactError
-        If there is none.
-    """
-    try:
-        return module.get_submodule(path)
-    except (AttributeError, TypeError) as error:
-        raise ArtifactError(
-            f"the model has no module {path!r}", where="edits.json", do="give the workload whose model it was made from"
-        ) from error
 
 
 def is_plain(value: Any) -> bool:

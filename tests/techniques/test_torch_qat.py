@@ -1,0 +1,372 @@
+"""Quantised modules learn, open again anywhere, and become integer kernels whose answers are a step away at most."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import quantised_nets
+import torch
+import training_nets as nets
+from onnx import numpy_helper
+from torch import nn
+
+from paretune.ask.artifact import Artifact, TensorSpec
+from paretune.ask.data import Split
+from paretune.build.technique import Fit
+from paretune.errors import BuildError
+from paretune.forms import onnx as onnx_form
+from paretune.forms import openvino as openvino_form
+from paretune.forms import torch as form
+from paretune.forms.torch_edits import Remove
+from paretune.forms.torch_fake_quant import quantisers, unrounded
+from paretune.techniques.onnx_to_openvino import OnnxToOpenvino
+from paretune.techniques.torch_distill import TorchDistill
+from paretune.techniques.torch_qat import TorchQat
+from paretune.techniques.torch_to_onnx import TorchToOnnx
+from paretune.testing import TechniqueConformance
+
+SHAPE = (3, 12, 12)
+CLASSES = 4
+QUICK = TorchQat(epochs=2, batch=32, learning_rate=0.02, samples=64)
+PLAIN = dataclasses.replace(QUICK, epochs=0)
+
+
+class TestTorchQat(TechniqueConformance):
+    technique = TorchQat
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def images(count: int = 160, seed: int = 0) -> list[tuple[np.ndarray, np.int64]]:
+    """Four classes, told apart by where a bright spot lies."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for number in range(count):
+        label = number % CLASSES
+        image = rng.standard_normal(SHAPE).astype(np.float32) * 0.5
+        row, column = 6 * (label // 2), 6 * (label % 2)
+        image[label % 3, row : row + 6, column : column + 6] += 1.5
+        made.append((image, np.int64(label)))
+    return made
+
+
+def batch(count: int = 96) -> np.ndarray:
+    return np.stack([image for image, _ in images(count, seed=5)])
+
+
+def sealed(live: nn.Module, root: Path, shape: tuple[int, ...] = SHAPE, outputs: int = CLASSES) -> Artifact:
+    root.mkdir(parents=True, exist_ok=True)
+    form.save(live, root)
+    inputs = (TensorSpec("image", "float32", ("batch", *shape)),)
+    return Artifact.seal(
+        "torch", root, inputs, (TensorSpec("logits", "float32", ("batch", outputs)),), origin=live
+    )  # fmt: skip
+
+
+def live() -> nn.Module:
+    """A residual net that knows the four classes, its statistics those of the images."""
+    net = quantised_nets.seeded(quantised_nets.ResNet)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        items = images()
+        x, y = torch.from_numpy(np.stack([x for x, _ in items])), torch.tensor([int(y) for _, y in items])
+        optimizer = torch.optim.SGD(net.parameters(), 0.05, 0.9)
+        net.train()
+        for step in range(40):
+            places = torch.arange(step * 32, step * 32 + 32) % len(y)
+            loss = nn.functional.cross_entropy(net(x[places]), y[places])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return net.eval()
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory) -> Artifact:
+    torch.set_num_threads(1)
+    return sealed(live(), tmp_path_factory.mktemp("original"))
+
+
+def fitted(artifact: Artifact, scratch: Path, items=None, **options) -> Fit:
+    data = Split.whole(images() if items is None else items, None, "train")
+    return Fit(data, None, options.pop("teacher", artifact), 0, scratch, **options)
+
+
+def exported(quantised: Artifact, scratch: Path, **knobs) -> Artifact:
+    return TorchToOnnx(**knobs).apply(quantised, fitted(quantised, scratch))
+
+
+def by_torch(artifact: Artifact) -> np.ndarray:
+    return form.call(form.restore(artifact), artifact, (batch(),))[0]
+
+
+def by_onnxruntime(artifact: Artifact) -> np.ndarray:
+    return onnx_form.session(artifact.path(".onnx"), 1).run(None, {"image": batch()})[0]
+
+
+def by_openvino(artifact: Artifact) -> tuple[np.ndarray, Counter]:
+    """Answers, and (kind, precision) of what ran."""
+    compiled = openvino_form.core().compile_model(
+        openvino_form.load(artifact), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+    )
+    facts = [op.get_rt_info() for op in compiled.get_runtime_model().get_ops()]
+    ran = Counter((str(fact["layerType"].value), str(fact["runtimePrecision"].value)) for fact in facts)
+    return compiled([batch()])[0], ran
+
+
+def a_step(quantised: Artifact) -> float:
+    """√12 times the root mean square by which rounding activations changes the answers."""
+    module = form.restore(quantised)
+    with unrounded(module):
+        exact = form.call(module, quantised, (batch(),))[0]
+    return float(np.sqrt(12 * np.mean((by_torch(quantised) - exact) ** 2)))
+
+
+@pytest.fixture(scope="module")
+def quantised(original, tmp_path_factory) -> Artifact:
+    return QUICK.apply(original, fitted(original, tmp_path_factory.mktemp("quantised")))
+
+
+@pytest.fixture(scope="module")
+def graph(quantised, tmp_path_factory) -> Artifact:
+    return exported(quantised, tmp_path_factory.mktemp("graph"))
+
+
+def test_answers_stay_what_they_were_and_the_counts_too(original, quantised):
+    before, after = by_torch(original), by_torch(quantised)
+    assert np.mean(before.argmax(1) == after.argmax(1)) > 0.97
+    assert not np.array_equal(before, after)
+    norms = sum(p.numel() for m in original.origin.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters())
+    assert quantised.parameters == sum(p.numel() for p in original.origin.parameters()) - norms // 2
+    assert quantised.macs is not None
+    twin = PLAIN.apply(original, fitted(original, quantised.root / ".." / "counted"))
+    assert twin.macs == quantised.macs
+    assert quantised.notes[-2] == (
+        "torch_qat: 8 layers with weights of 8 bits, 12 activations of 8 bits (4 with a zero point), "
+        "7 batch normalisations folded"
+    )
+    assert quantised.notes[-1].startswith("torch_qat: 2 epochs: loss ")
+
+
+def test_training_changed_weights_and_scales(original, quantised, tmp_path):
+    start = PLAIN.apply(original, fitted(original, tmp_path))
+    untrained, trained = (dict(quantisers(form.restore(one))) for one in (start, quantised))
+    assert untrained.keys() == trained.keys()
+    assert all(not torch.equal(untrained[path].scale, trained[path].scale) for path in untrained)
+    assert start.notes[-1] == "torch_qat: calibrated on 64 examples, not trained"
+
+
+def test_onnxruntime_runs_integer_kernels_and_answers_within_a_step(quantised, graph):
+    assert graph.precision == "int8"
+    ran = onnx_form.kernel_counts(graph.path(".onnx"), (batch(),))
+    assert (ran["QLinearConv"], ran["QLinearAdd"], ran["QGemm"]) == (7, 3, 1)
+    assert "Conv" not in ran
+    wanted, found = by_torch(quantised), by_onnxruntime(graph)
+    assert np.mean(wanted.argmax(1) == found.argmax(1)) > 0.98
+    assert np.abs(wanted - found).max() < a_step(quantised)
+
+
+def test_openvino_runs_integer_kernels_and_answers_within_a_step(quantised, graph, tmp_path):
+    carried = OnnxToOpenvino().apply(graph, fitted(graph, tmp_path))
+    assert carried.precision == "int8"
+    wanted, (found, ran) = by_torch(quantised), by_openvino(carried)
+    assert sum(count for (kind, how), count in ran.items() if kind == "Convolution" and how in {"u8", "i8"}) == 7
+    assert np.mean(wanted.argmax(1) == found.argmax(1)) > 0.98
+    assert np.abs(wanted - found).max() < a_step(quantised)
+
+
+def test_the_graph_holds_integers_and_tells_nothing_of_this_machine(original, quantised, graph, tmp_path):
+    model = onnx.load(graph.path(".onnx"))
+    kinds = Counter(tensor.data_type for tensor in model.graph.initializer if len(tensor.dims) > 1)
+    assert kinds[onnx.TensorProto.INT8] == 8
+    assert onnx.TensorProto.FLOAT not in kinds
+    assert graph.size_bytes < 0.75 * exported(original, tmp_path).size_bytes
+    assert not any(node.metadata_props for node in model.graph.node)
+    text = model.SerializeToString()
+    assert b"pkg.torch" not in text
+    assert b"namespace" not in text
+    scales = {path: quantiser.scale for path, quantiser in quantisers(form.restore(quantised))}
+    held = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    learned = held["layer1.0.conv1.weight_quantiser.scale"]
+    assert np.array_equal(learned, scales["layer1.0.conv1.weight_quantiser"].detach().numpy())
+
+
+@pytest.mark.parametrize(
+    ("knobs", "kernels"),
+    [
+        ({"placement": "inputs"}, {"QLinearAdd": 0}),
+        ({"symmetry": "symmetric"}, {"QLinearConv": 7}),
+        ({"weight_bits": 4, "first_last_bits": 4}, {"QLinearConv": 7}),
+        ({"activation_bits": 4}, {}),
+        ({"activation_bits": 0}, {"QLinearConv": 0}),
+        ({"method": "ste", "calibration": "minmax", "epochs": 1}, {"QLinearConv": 7}),
+        ({"freeze_batch_norm": 0.5, "epochs": 1}, {"QLinearConv": 7}),
+    ],
+)
+def test_every_way_of_quantising_exports_as_it_answers(original, tmp_path, knobs, kernels):
+    made = dataclasses.replace(PLAIN, **knobs).apply(original, fitted(original, tmp_path / "made"))
+    graph = exported(made, tmp_path / "graph")  # compares with torch by itself
+    ran = onnx_form.kernel_counts(graph.path(".onnx"), (batch(),))
+    assert {kind: ran.get(kind, 0) for kind in kernels} == kernels
+    assert graph.precision == ("fp32" if knobs.get("activation_bits") == 0 else "int8")
+    wanted, found = by_torch(made), by_onnxruntime(graph)
+    assert np.mean(wanted.argmax(1) == found.argmax(1)) > 0.95
+    for _, quantiser in quantisers(form.restore(made)):
+        if knobs.get("symmetry") == "symmetric":
+            assert (quantiser.signed, quantiser.zero_point) == (True, 0)
+
+
+def test_four_bits_take_half_the_room_where_the_operator_set_has_them(original, tmp_path):
+    made = dataclasses.replace(PLAIN, weight_bits=4, first_last_bits=4).apply(original, fitted(original, tmp_path / "q"))
+    eight, four = exported(made, tmp_path / "20"), exported(made, tmp_path / "21", opset=21)
+    model = onnx.load(four.path(".onnx"))
+    kinds = Counter(tensor.data_type for tensor in model.graph.initializer if len(tensor.dims) > 1)
+    assert kinds[onnx.TensorProto.INT4] == 8
+    held = sum(weight.numel() for name, weight in form.restore(made).named_parameters() if weight.ndim > 1)
+    assert eight.size_bytes - four.size_bytes > 0.4 * held
+    np.testing.assert_allclose(by_onnxruntime(four), by_onnxruntime(eight), atol=a_step(made))
+
+
+def test_bits_of_layers_by_pattern(original, tmp_path):
+    technique = dataclasses.replace(
+        PLAIN, weight_bits=6, per_layer_bits=("layer1.*=4", "layer1.1.conv2=3"), keep=("layer2",)
+    )
+    made = technique.apply(original, fitted(original, tmp_path, keep=("linear",)))
+    weights = {
+        path.removesuffix(".weight_quantiser"): quantiser.bits
+        for path, quantiser in quantisers(form.restore(made))
+        if path.endswith("weight_quantiser")
+    }
+    assert weights == {
+        "conv1": 8, "layer1.0.conv1": 4, "layer1.0.conv2": 4, "layer1.1.conv1": 4, "layer1.1.conv2": 3,
+    }  # fmt: skip
+    assert "weights left in float: layer2.0.conv1, layer2.0.conv2, linear" in made.notes[-2]
+
+
+def test_unknown_patterns_are_told(original, tmp_path):
+    said: list[list[str]] = []
+    fit = fitted(original, tmp_path, keep=("nowhere.*", "conv1"), unmatched=lambda patterns: said.append(list(patterns)))
+    made = dataclasses.replace(PLAIN, keep=("elsewhere",)).apply(original, fit)
+    assert said == [["nowhere.*"]]
+    assert "torch_qat: no module is named 'elsewhere'" in made.notes
+
+
+class Recorded(Exception):
+    pass
+
+
+def test_a_training_that_was_cut_off_goes_on_to_the_same_result(original, quantised, tmp_path):
+    def stop(share: float, text: str) -> None:
+        if text.startswith("epoch 2"):
+            raise Recorded
+
+    fit = fitted(original, tmp_path / "cut", checkpoints=tmp_path / "kept")
+    with pytest.raises(Recorded):
+        QUICK.apply(original, dataclasses.replace(fit, progress=stop))
+    again = QUICK.apply(original, dataclasses.replace(fit, scratch=tmp_path / "again"))
+    assert again.digest == quantised.digest
+
+
+def answers(root: Path, store: Path) -> list[float]:
+    """In whatever process: the quantised artefact's own answers."""
+    artifact = dataclasses.replace(Artifact.open(store), origin=quantised_nets.ResNet())
+    return form.call(form.restore(artifact), artifact, (batch(4),))[0].ravel().tolist()
+
+
+def test_it_opens_in_a_fresh_process_without_pickle(quantised):
+    code = "import json, sys; from pathlib import Path; import test_torch_qat as t; "
+    code += "print(json.dumps(t.answers(Path(sys.argv[1]), Path(sys.argv[1]))))"
+    paths = [str(Path(module.__file__).parent) for module in (sys.modules[__name__], nets, quantised_nets)]
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path[:0] = {paths!r}; {code}", str(quantised.root)],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    wanted = form.call(form.restore(quantised), quantised, (batch(4),))[0].ravel().tolist()
+    assert json.loads(done.stdout) == wanted
+    assert {Path(name).suffix for name in quantised.files} == {".safetensors", ".json"}
+
+
+def test_a_pruned_and_taught_module_is_quantised_and_exported(original, tmp_path):
+    edits = (Remove(("layer1.1",)),)
+    (tmp_path / "pruned").mkdir()
+    module = form.detach_copy(original.origin)
+    edits[0].apply(module)
+    form.save(module, tmp_path / "pruned", edits)
+    pruned = Artifact.seal("torch", tmp_path / "pruned", original.inputs, original.outputs, origin=original.origin)
+    taught = TorchDistill(epochs=1, batch=32).apply(pruned, fitted(pruned, tmp_path / "taught", teacher=original))
+    made = QUICK.apply(taught, fitted(taught, tmp_path / "made", teacher=original))
+    assert [edit.name for edit in form.edits_of(made)] == ["remove", "fold_batch_norm", "quantise"]
+    ran = onnx_form.kernel_counts(exported(made, tmp_path / "graph").path(".onnx"), (batch(),))
+    assert (ran["QLinearConv"], ran["QLinearAdd"]) == (5, 2)
+    again = TorchDistill(epochs=1, batch=32).apply(made, fitted(made, tmp_path / "again", teacher=original))
+    assert form.edits_of(again) == form.edits_of(made)
+
+
+def test_rows_several_outputs_and_a_frozen_model(tmp_path):
+    class Rows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(nets.FEATURES, 16), nn.Linear(16, nets.CLASSES)
+
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            hidden = torch.tanh(self.first(x))
+            return {"hidden": hidden, "logits": self.second(hidden)}
+
+    module = nets.net(0, Rows).requires_grad_(False)
+    (tmp_path / "model").mkdir()
+    form.save(module, tmp_path / "model")
+    outputs = TensorSpec("hidden", "float32", ("batch", 16)), TensorSpec("logits", "float32", ("batch", nets.CLASSES))
+    inputs = (TensorSpec("x", "float32", ("batch", nets.FEATURES)),)
+    artifact = Artifact.seal("torch", tmp_path / "model", inputs, outputs, output_kind="dict", origin=module)
+    fit = fitted(artifact, tmp_path / "made", nets.rows(200))
+    made = dataclasses.replace(QUICK, epochs=1).apply(artifact, fit)
+    assert torch.equal(form.restore(made).first.weight, module.first.weight)  # only scales were learned
+    graph = TorchToOnnx().apply(made, fitted(made, tmp_path / "graph", nets.rows(200)))
+    x = np.stack([x for x, _ in nets.rows(50, seed=9)])
+    found = onnx_form.session(graph.path(".onnx"), 1).run(["hidden", "logits"], {"x": x})
+    for one, wanted in zip(found, form.call(form.restore(made), made, (x,)), strict=True):
+        assert np.abs(one - wanted).max() < 0.05 * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize(
+    ("knobs", "told"),
+    [
+        ({"keep": ("*",)}, "every one of its layers is kept in float"),
+        ({"per_layer_bits": ("layer9.*=4",)}, r"no layer that can be quantised is named 'layer9.\*'"),
+        ({"per_layer_bits": ("conv1=9",)}, "'conv1=9' is not PATTERN=BITS"),
+        ({"per_layer_bits": ("conv1",)}, "'conv1' is not PATTERN=BITS"),
+    ],
+)
+def test_wrong_knobs_are_told_in_a_line(original, tmp_path, knobs, told):
+    with pytest.raises(BuildError, match=told) as caught:
+        dataclasses.replace(PLAIN, **knobs).apply(original, fitted(original, tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_what_cannot_be_quantised_is_told_in_a_line(original, quantised, tmp_path):
+    with pytest.raises(BuildError, match="needs training data"):
+        PLAIN.apply(original, dataclasses.replace(fitted(original, tmp_path), train=None))
+    with pytest.raises(BuildError, match="quantised already"):
+        PLAIN.apply(quantised, fitted(quantised, tmp_path))
+    plain = sealed(nn.Sequential(nn.Flatten(), nn.LayerNorm(432)), tmp_path / "plain", outputs=432)
+    with pytest.raises(BuildError, match="calls no convolution or linear layer"):
+        PLAIN.apply(plain, fitted(plain, tmp_path / "b"))
+    endless = [(image * (np.inf if number == 3 else 1), label) for number, (image, label) in enumerate(images(8))]
+    with pytest.raises(BuildError, match="its input is not finite on the training data") as caught:
+        PLAIN.apply(original, fitted(original, tmp_path / "c", endless))
+    assert caught.value.where == "conv1"

@@ -50,6 +50,7 @@ class Careless:
     takes: ClassVar[frozenset[str]] = frozenset({"torch"})
     gives: ClassVar[str] = "torch"
     kind: ClassVar[str] = "precision"
+    use: ClassVar[str] = "the weights must shrink"
     needs: ClassVar[Mapping[str, str]] = {"json": "python"}
     cost: ClassVar[float] = 0.1
 

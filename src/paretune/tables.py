@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,8 @@ from rich.text import Text
 
 _OUTCOME = {"faster": "green", "slower": "red", "no difference shown": "yellow"}
 _VERDICT = {"breaks": "red", "undecided": "yellow", "holds": "green"}
+SHARED = 3
+"""A knob that so many techniques have alike is told once for all."""
 LISTED = 12
 """Scenarios that are told in words."""
 
@@ -175,21 +178,33 @@ def _excess(one: Mapping[str, Any] | None) -> Text:
     return Text(_number(one, "+.2f", f" {one['unit']}"), style=_VERDICT[one["verdict"]])
 
 
-def listing(entries: list[dict[str, Any]]) -> Table:
-    """What ``paretune techniques``, ``targets`` and ``sources`` show."""
+def listing(entries: list[dict[str, Any]], whole: bool = False) -> Group:
+    """What ``paretune techniques``, ``targets`` and ``sources`` show.
+
+    Knobs that several have alike (those of training) stand in a line below, or with each where ``whole``.
+    """
+    owners = Counter((knob["name"], knob["help"]) for entry in entries for knob in entry["knobs"])
+    shared = {key for key, count in owners.items() if count >= SHARED and not whole}
     grid = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("name", "takes", "gives", "what it does, and its knobs", "installed"):
         grid.add_column(name, overflow="fold")
     for entry in entries:
         about = Text(entry["about"])
+        if entry.get("use"):
+            about.append(f"\nUse it when {entry['use']}.")
         for knob in entry["knobs"]:
+            if (knob["name"], knob["help"]) in shared:
+                continue
             about.append(f"\n{knob['name']}={knob['default']}", style="cyan")
             about.append(f"  {knob['help']}{_range(knob)}", style="dim")
         state = (
             Text("yes", style="green") if entry["installed"] and not entry["needs"] else Text(entry["needs"], "yellow")
         )
         grid.add_row(entry["name"], ", ".join(entry["takes"]) or "–", entry["gives"] or "–", about, state)
-    return grid
+    if not shared:
+        return Group(grid)
+    names = ", ".join(dict.fromkeys(name for name, _ in owners if any(name == one for one, _ in shared)))
+    return Group(grid, Text(f"What trains has these knobs too (give a name to see them): {names}.", style="dim"))
 
 
 def _range(knob: Mapping[str, Any]) -> str:

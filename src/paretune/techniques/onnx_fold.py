@@ -25,6 +25,7 @@ class OnnxFold:
     takes: ClassVar[frozenset[str]] = frozenset({"onnx"})
     gives: ClassVar[str] = "onnx"
     kind: ClassVar[str] = "fold"
+    use: ClassVar[str] = "a graph is to be quantised next: batch normalisation must be inside the convolutions by then"
     needs: ClassVar[Mapping[str, str]] = {"onnx": "onnx>=1.19", "onnxruntime": "onnxruntime>=1.23"}
     cost: ClassVar[float] = 1.0
 

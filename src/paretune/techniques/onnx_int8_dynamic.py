@@ -34,6 +34,9 @@ class OnnxInt8Dynamic:
     takes: ClassVar[frozenset[str]] = frozenset({"onnx"})
     gives: ClassVar[str] = "onnx"
     kind: ClassVar[str] = "precision"
+    use: ClassVar[str] = (
+        "there is no data to calibrate on, or matrix products of varying length rule (transformers, LSTMs)"
+    )
     needs: ClassVar[Mapping[str, str]] = {"onnx": "onnx>=1.19", "onnxruntime": "onnxruntime>=1.23"}
     cost: ClassVar[float] = 1.0
     gain: ClassVar[float] = 1.3

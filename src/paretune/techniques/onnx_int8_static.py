@@ -54,6 +54,9 @@ class OnnxInt8Static:
     takes: ClassVar[frozenset[str]] = frozenset({"onnx"})
     gives: ClassVar[str] = "onnx"
     kind: ClassVar[str] = "precision"
+    use: ClassVar[str] = (
+        "there is training data to calibrate on and the CPU has integer instructions; the first thing to try"
+    )
     needs: ClassVar[Mapping[str, str]] = {"onnx": "onnx>=1.19", "onnxruntime": "onnxruntime>=1.23"}
     cost: ClassVar[float] = 3.0
     gain: ClassVar[float] = 2.5

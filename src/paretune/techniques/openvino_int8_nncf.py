@@ -36,6 +36,7 @@ class OpenvinoInt8Nncf:
     takes: ClassVar[frozenset[str]] = frozenset({"openvino"})
     gives: ClassVar[str] = "openvino"
     kind: ClassVar[str] = "precision"
+    use: ClassVar[str] = "OpenVINO is the target and its own quantiser is wanted: transformers, bias correction"
     needs: ClassVar[Mapping[str, str]] = {"nncf": "nncf>=3.0", "openvino": "openvino>=2025.3"}
     cost: ClassVar[float] = 8.0
     gain: ClassVar[float] = 2.5

@@ -25,6 +25,7 @@ class TorchDistill(Healing):
     takes: ClassVar[frozenset[str]] = frozenset({"torch"})
     gives: ClassVar[str] = "torch"
     kind: ClassVar[str] = "distil"
+    use: ClassVar[str] = "a step before cut or rounded the model, or a smaller student is at hand"
     needs: ClassVar[Mapping[str, str]] = {"torch": "torch>=2.11,<2.14", "accelerate": "accelerate>=1.10"}
     cost: ClassVar[float] = 600.0
 

@@ -24,6 +24,7 @@ class TorchFinetune(Plan):
     takes: ClassVar[frozenset[str]] = frozenset({"torch"})
     gives: ClassVar[str] = "torch"
     kind: ClassVar[str] = "distil"
+    use: ClassVar[str] = "the labels are good and no teacher is wanted: what distillation is to be compared with"
     needs: ClassVar[Mapping[str, str]] = {"torch": "torch>=2.11,<2.14", "accelerate": "accelerate>=1.10"}
     cost: ClassVar[float] = 600.0
 

@@ -44,6 +44,7 @@ class TorchPruneBlocks(Healing):
     takes: ClassVar[frozenset[str]] = frozenset({"torch"})
     gives: ClassVar[str] = "torch"
     kind: ClassVar[str] = "prune"
+    use: ClassVar[str] = "the model is deep and latency is what counts: kernels stay as wide as they are"
     needs: ClassVar[Mapping[str, str]] = {"torch": "torch>=2.11,<2.14", "accelerate": "accelerate>=1.10"}
     cost: ClassVar[float] = 600.0
     gain: ClassVar[float] = 1.8

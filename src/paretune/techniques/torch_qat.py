@@ -34,6 +34,7 @@ class TorchQat(Healing):
     takes: ClassVar[frozenset[str]] = frozenset({"torch"})
     gives: ClassVar[str] = "torch"
     kind: ClassVar[str] = "precision"
+    use: ClassVar[str] = "post-training INT8 loses too much, or weights must go below eight bits"
     needs: ClassVar[Mapping[str, str]] = {"torch": "torch>=2.11,<2.14", "accelerate": "accelerate>=1.10"}
     cost: ClassVar[float] = 600.0
 
@@ -51,7 +52,9 @@ class TorchQat(Healing):
     first_last_bits: int = knob(
         8, "of the weights of the first and the last layer, at least; 0: both stay in float", choices=(0, *BITS)
     )
-    method: str = knob("lsq", "scales are learned, or follow the weights and stay as calibrated", choices=("lsq", "ste"))
+    method: str = knob(
+        "lsq", "scales are learned, or follow the weights and stay as calibrated", choices=("lsq", "ste")
+    )
     placement: str = knob(
         "outputs", "activations rounded: inputs of layers, or also answers of convolutions and terms of sums",
         choices=("outputs", "inputs"),

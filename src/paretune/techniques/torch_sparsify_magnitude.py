@@ -31,6 +31,7 @@ class TorchSparsifyMagnitude(Sparsifying):
     takes: ClassVar[frozenset[str]] = frozenset({"torch"})
     gives: ClassVar[str] = "torch"
     kind: ClassVar[str] = "prune"
+    use: ClassVar[str] = "the compressed file must shrink, or hardware skips zeros; dense runtimes gain no time"
     needs: ClassVar[Mapping[str, str]] = {"torch": "torch>=2.11,<2.14", "accelerate": "accelerate>=1.10"}
     cost: ClassVar[float] = 600.0
 

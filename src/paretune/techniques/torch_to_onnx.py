@@ -42,6 +42,7 @@ class TorchToOnnx:
     takes: ClassVar[frozenset[str]] = frozenset({"torch"})
     gives: ClassVar[str] = "onnx"
     kind: ClassVar[str] = "convert"
+    use: ClassVar[str] = "a runtime that takes ONNX graphs is to run the model"
     needs: ClassVar[Mapping[str, str]] = {
         "torch": "torch>=2.11,<2.14",
         "onnx": "onnx>=1.19",

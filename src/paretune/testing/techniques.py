@@ -35,11 +35,13 @@ class TechniqueConformance:
         return _BUILT[type(self)]
 
     def test_declares_itself(self) -> None:
-        wanted = {"name": str, "takes": frozenset, "gives": str, "kind": str, "cost": float}
+        wanted = {"name": str, "takes": frozenset, "gives": str, "kind": str, "use": str, "cost": float}
         declaration.check_variables(self.technique, wanted)
         assert self.technique.takes
         assert self.technique.kind in KINDS
         assert self.technique.cost > 0
+        assert self.technique.use.strip()
+        assert not self.technique.use.endswith("."), "it ends a sentence: use it when …"
 
     def test_knobs_have_ranges_and_legal_defaults(self) -> None:
         declaration.check_knobs(self.technique)

@@ -25,6 +25,7 @@ class OnnxWeightsInt8:
     takes: ClassVar[frozenset[str]] = frozenset({"onnx"})
     gives: ClassVar[str] = "onnx"
     kind: ClassVar[str] = "precision"
+    use: ClassVar[str] = "the weights must shrink"
     needs: ClassVar[Mapping[str, str]] = {"onnx": "onnx>=1.19"}
     cost: ClassVar[float] = 1.0
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+import attention_nets
 import numpy as np
 import pytest
 import residual_nets
@@ -21,7 +22,7 @@ from paretune.ask.target import Arrays, Settings
 from paretune.build.technique import Fit
 from paretune.testing import SourceConformance, TargetConformance, TechniqueConformance, samples
 
-OWN = {"torch_prune_blocks": residual_nets.pictures}
+OWN = {"torch_prune_blocks": residual_nets.pictures, "torch_prune_heads": attention_nets.pictures}
 """Techniques that need a model with parts which the sample model lacks, and what makes one."""
 
 

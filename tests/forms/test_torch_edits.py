@@ -74,6 +74,9 @@ def test_bypassed_module_gives_back_its_first_input() -> None:
     x = torch.randn(2, 8)
     assert isinstance(module.blocks[1], Passage)
     assert torch.equal(module.blocks[1](x, None, mask=x), x)
+    assert torch.equal(module.blocks[1](hidden=x, mask=None), x)
+    Bypass(("blocks.2",), 3).apply(module)
+    assert module.blocks[2](x, None) == (x, None, None)
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,9 +12,7 @@ import torch
 
 from paretune.errors import BuildError
 from paretune.forms.torch_edits import Bypass, Edit, Remove
-
-Run = Callable[[torch.nn.Module], tuple[torch.Tensor, ...]]
-"""Runs a module on one batch, always the same; its answers."""
+from paretune.forms.torch_run import Run, demand_run, twin
 
 
 @dataclass(frozen=True)
@@ -47,12 +44,11 @@ def edits(blocks: Sequence[Block]) -> tuple[Edit, ...]:
 
 
 def cut(module: torch.nn.Module, blocks: Sequence[Block]) -> torch.nn.Module:
-    """The module without these blocks: a copy of its structure that shares every parameter and buffer with it."""
-    shared: dict[int, Any] = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
-    twin = copy.deepcopy(module, shared)
+    """The module without these blocks: a :func:`twin`."""
+    small = twin(module)
     for edit in edits(blocks):
-        edit.apply(twin)
-    return twin
+        edit.apply(small)
+    return small
 
 
 def candidates(module: torch.nn.Module, run: Run) -> tuple[tuple[Block, ...], ...]:
@@ -143,12 +139,7 @@ def _watch(module: torch.nn.Module, run: Run) -> dict[str, int]:
         if path
     ]
     try:
-        run(module)
-    except Exception as error:  # whatever the user's forward raises
-        reason = (str(error).strip().splitlines() or [""])[0][:200]
-        raise BuildError(
-            f"the model fails on training examples: {type(error).__name__}: {reason}", do="see that it runs by itself"
-        ) from error
+        demand_run(module, run)
     finally:
         for hook in hooks:
             hook.remove()

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Protocol, cast
 import torch
 
 from paretune.errors import ArtifactError
+from paretune.forms.torch_attention import Unpack
 from paretune.forms.torch_fake_quant import Quantise
 from paretune.forms.torch_fold import FoldBatchNorm
 from paretune.forms.torch_path import submodule as submodule
@@ -143,7 +144,7 @@ class Passage(torch.nn.Module):
         return (first, *[None] * (self.length - 1)) if self.length else first
 
 
-KINDS = (Attributes, Shapes, Remove, Bypass, FoldBatchNorm, Quantise)
+KINDS = (Attributes, Shapes, Remove, Bypass, FoldBatchNorm, Quantise, Unpack)
 EDITS: Mapping[str, type[Any]] = {kind.name: kind for kind in KINDS}
 
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, ClassVar, Self
 from paretune.ask.artifact import Artifact
 from paretune.ask.data import feeds
 from paretune.ask.knob import knob
-from paretune.ask.target import Arrays
 from paretune.build.technique import Fit
 from paretune.errors import BuildError
 from paretune.training.plan import Healing
@@ -20,10 +19,8 @@ from paretune.training.plan import Healing
 if TYPE_CHECKING:
     import torch
 
-    from paretune.forms.torch_blocks import Block, Run
+    from paretune.forms.torch_blocks import Block
 
-WATCHED = 4
-"""Examples on which blocks are found: more than one, so that a batch's axis is not taken for another."""
 RANKING = 0.3
 """Share of a cycle's progress that choosing its blocks takes, where there is training to follow."""
 
@@ -146,31 +143,17 @@ class Pruning:
     def _pool(self) -> tuple[Block, ...]:
         """Every block that may go, in the way that changes the answers less."""
         from paretune.forms import torch_blocks
+        from paretune.forms.torch_run import runner
 
+        run = runner(self.artifact, self.data)
         if self.plan.remove:
-            ways = torch_blocks.named(self.whole, self.plan.remove, self._runner(), f"{self.name}.remove")
+            ways = torch_blocks.named(self.whole, self.plan.remove, run, f"{self.name}.remove")
         else:
-            ways = torch_blocks.candidates(self.whole, self._runner())
+            ways = torch_blocks.candidates(self.whole, run)
         probe = self._probe()
         return tuple(
             min(both, key=lambda one: self._away(probe, (one,))) if len(both) > 1 else both[0] for both in ways
         )
-
-    def _runner(self) -> Run:
-        import torch
-
-        from paretune.forms import torch as form
-
-        tensors, names = tuple(map(form.native, self._arrays(WATCHED))), form.keywords(self.artifact)
-
-        def run(module: torch.nn.Module) -> tuple[torch.Tensor, ...]:
-            with torch.no_grad(), form.plain_attention():
-                return form.call_flat(module, names, tuple(tensor.clone() for tensor in tensors))[1]
-
-        return run
-
-    def _arrays(self, count: int) -> Arrays:
-        return next(feeds(self.data.head(count), self.artifact, count))
 
     def _probe(self) -> torch.nn.Module:
         """A copy of ``whole`` where answers are compared."""
@@ -191,7 +174,8 @@ class Pruning:
         from paretune.forms import torch_count
         from paretune.forms.torch_blocks import cut
 
-        return torch_count.macs(cut(self.whole, blocks), form.keywords(self.artifact), self._arrays(1))
+        one = next(feeds(self.data.head(1), self.artifact, 1))
+        return torch_count.macs(cut(self.whole, blocks), form.keywords(self.artifact), one)
 
     def _leave_out(self, cycle: int) -> None:
         """Add the blocks of this cycle to ``gone``."""

@@ -1,0 +1,60 @@
+"""Run: a torch module on one batch, always the same, to see what a change of its structure does."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from paretune.ask.artifact import Artifact
+from paretune.ask.data import Split, feeds
+from paretune.errors import BuildError
+from paretune.forms import torch as form
+
+Run = Callable[[torch.nn.Module], tuple[torch.Tensor, ...]]
+"""Runs a module on the batch; its answers, without gradients."""
+WATCHED = 4
+"""Examples in the batch: more than one, so that the batch's axis is not taken for another."""
+
+
+def runner(artifact: Artifact, data: Split) -> Run:
+    """The first examples of ``data``, for modules that take the artefact's inputs; without fused attention.
+
+    Raises
+    ------
+    DataError
+        If the examples do not fit the artefact's inputs.
+    """
+    arrays = next(feeds(data.head(WATCHED), artifact, artifact.fixed_batch or WATCHED))
+    tensors, names = tuple(map(form.native, arrays)), form.keywords(artifact)
+
+    def run(module: torch.nn.Module) -> tuple[torch.Tensor, ...]:
+        with torch.no_grad(), form.plain_attention():
+            return form.call_flat(module, names, tuple(tensor.clone() for tensor in tensors))[1]
+
+    return run
+
+
+def demand_run(module: torch.nn.Module, run: Run) -> tuple[torch.Tensor, ...]:
+    """Its answers.
+
+    Raises
+    ------
+    BuildError
+        If it fails.
+    """
+    try:
+        return run(module)
+    except Exception as error:  # whatever the user's forward raises
+        reason = (str(error).strip().splitlines() or [""])[0][:200]
+        raise BuildError(
+            f"the model fails on training examples: {type(error).__name__}: {reason}", do="see that it runs by itself"
+        ) from error
+
+
+def twin(module: torch.nn.Module) -> torch.nn.Module:
+    """A copy of its structure, which shares every parameter and buffer with it."""
+    shared: dict[int, Any] = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+    return copy.deepcopy(module, shared)

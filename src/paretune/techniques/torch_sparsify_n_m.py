@@ -15,13 +15,13 @@ from paretune.training.sparse_plan import Sparsifying
 
 @dataclass(frozen=True)
 class TorchSparsifyNM(Sparsifying):
-    """N:M sparsity by magnitude, healed by distillation.
+    """N:M sparsity by magnitude (Mishra et al. 2021, "Accelerating Sparse Deep Neural Networks"), healed like others.
 
-    (Mishra et al. 2021, "Accelerating Sparse Deep Neural Networks", prune so, and train again.) Of every ``m`` neighbours along the axis over which a product sums, the ``n`` largest stay: of ``m`` inputs of each
+    Of every ``m`` neighbours along the axis over which a product sums, the ``n`` largest stay: of ``m`` inputs of each
     output of a linear, recurrent or attention layer [out, in]; of ``m`` input channels of each output channel, at each
-    place of the kernel, of a convolution [out, in, *kernel]. With 2:4 that is what a GPU's sparse tensor cores take,
-    through cuSPARSELt or TensorRT. Weights whose inputs cannot be cut into groups of ``m`` (the channels of an image,
-    say) stay dense. While it heals, ``gradual`` takes one weight more of each group at a time.
+    place of the kernel, of a convolution [out, in, *kernel]. With 2:4 that is the layout of a GPU's sparse tensor cores
+    (the paper's section 3). Weights whose inputs cannot be cut into groups of ``m`` (the channels of an image, say)
+    stay dense. While it heals, ``gradual`` takes one weight more of each group at a time.
 
     No target of this project uses sparse tensor cores: on all of them it is a smaller file once compressed, no more.
     """

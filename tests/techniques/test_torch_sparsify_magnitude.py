@@ -6,9 +6,11 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 import training_nets as nets
+from onnx import numpy_helper
 from torch import nn
 
 from paretune.ask.artifact import Artifact
@@ -16,6 +18,7 @@ from paretune.build.technique import Fit
 from paretune.errors import BuildError
 from paretune.forms import torch as form
 from paretune.techniques.torch_sparsify_magnitude import TorchSparsifyMagnitude
+from paretune.techniques.torch_to_onnx import TorchToOnnx
 from paretune.testing import TechniqueConformance
 
 QUICK = TorchSparsifyMagnitude(epochs=4, batch=32, learning_rate=0.02, interval=3, alpha=0.5)
@@ -216,3 +219,11 @@ def test_a_layer_of_which_nothing_is_left_is_told(tmp_path):
         live.layers[3].weight *= 1e-6
     made = sparse(tmp_path, live, dataclasses.replace(QUICK, epochs=0, sparsity=0.5))
     assert any(note.startswith("nothing is left of layers.3.weight: ") for note in made.notes)
+
+
+def test_zeros_are_still_there_in_the_graph(tmp_path):
+    made = sparse(tmp_path, trained(), dataclasses.replace(QUICK, epochs=1))
+    graph = TorchToOnnx().apply(made, Fit(None, None, made, 0, tmp_path / "onnx"))
+    model = onnx.load(graph.path(".onnx"))
+    matrices = [one for one in map(numpy_helper.to_array, model.graph.initializer) if one.ndim == 2]
+    assert sum(int((one == 0).sum()) for one in matrices) == round(0.8 * 432)

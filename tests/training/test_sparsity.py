@@ -15,7 +15,6 @@ from paretune.errors import BuildError
 from paretune.forms import torch_count
 from paretune.training.sparsity import Products, eligible
 
-
 UNKNOWN = Products(None, ())
 
 

@@ -56,33 +56,21 @@ class TorchSparsifyMagnitude(Sparsifying):
         """
         from paretune.forms import torch as form
         from paretune.training import masks, sparsity
-        from paretune.training.healing import heal, sealed
+        from paretune.training.sparsify import sparsify
 
-        ramp = self.ramp(self.name)
         moving = self.importance == "movement"
-        if moving and (not self.epochs or not ramp.end):
+        if moving and (not self.epochs or not self.ramp(self.name).end):
             raise BuildError(
                 "movement shows only in training, and all zeros would come before it", where=self.name,
                 do="set epochs, and begin (one_shot) or end (gradual), above 0",
             )  # fmt: skip
         module = form.restore(artifact)
         products = sparsity.Products.of(module, artifact, fit.train)
-        weights = sparsity.eligible(
-            module, fit, keep=self.keep, spare=self.spare, products=products, where=self.name
-        )  # fmt: skip
+        weights = sparsity.eligible(module, fit, keep=self.keep, spare=self.spare, products=products, where=self.name)
         held = masks.Masks(weights, moving)
         prune = partial(masks.shrink, held, masks.goals(weights, self.sparsity, self.scope))
-        if self.epochs:
-            outcome = heal(
-                module, artifact, fit, self, name=self.name, companion=held, each=masks.during(held, ramp, prune)
-            )
-            said = outcome.line
-        else:
-            prune(1.0)
-            said = "not healed"
-        notes = sparsity.told(module, artifact, weights, products)
-        how = f"{self.name}: {self.importance}, {self.scope}, {self.schedule}; {said}"
-        return sealed(module, artifact, artifact, fit, form.edits_of(artifact), how, *notes)
+        how = f"{self.importance}, {self.scope}, {self.schedule}"
+        return sparsify(module, artifact, fit, self, held, prune, products, how, name=self.name)
 
     @classmethod
     def light(cls) -> tuple[Self, ...]:

@@ -45,7 +45,7 @@ class Ramp:
 
 @dataclass(frozen=True)
 class Sparsifying(Healing):
-    """How a trained model's weights are set to zero, and healed."""
+    """How a model's weights are set to zero, and healed; a later step that trains would fill the zeros again."""
 
     epochs: int = knob(
         10, "passes over the training data; 0: the zeros are set and nothing is trained", low=0, high=10_000

@@ -12,6 +12,7 @@ from torch import nn
 
 from paretune.ask.artifact import Artifact
 from paretune.ask.data import Split, fit_inputs
+from paretune.build import history
 from paretune.build.technique import Fit
 from paretune.errors import BuildError
 from paretune.forms import torch as form
@@ -48,6 +49,11 @@ class Weight:
     parameter: nn.Parameter
     input_axis: int | None
     inputs: int
+
+    @property
+    def zeros(self) -> int:
+        """How many of its elements are zero now."""
+        return int((self.parameter == 0).sum())
 
 
 @dataclass(frozen=True)
@@ -155,10 +161,8 @@ def _kept(module: nn.Module, patterns: Sequence[str]) -> tuple[set[str], list[st
 
 def told(module: nn.Module, before: Artifact, weights: Sequence[Weight], products: Products) -> tuple[str, ...]:
     """What has become of the weights: zeros of all and of each, products that remain, size on disk, and speed."""
-    zeros = {weight.name: int((weight.parameter == 0).sum()) for weight in weights}
-    sizes = {weight.name: weight.parameter.numel() for weight in weights}
-    shares = {name: zeros[name] / sizes[name] for name in sizes}
-    count, total = sum(zeros.values()), sum(sizes.values())
+    shares = {weight.name: weight.zeros / weight.parameter.numel() for weight in weights}
+    count, total = sum(weight.zeros for weight in weights), sum(weight.parameter.numel() for weight in weights)
     others = sum(parameter.numel() for parameter in module.parameters()) - total
     notes = [
         f"sparsity {count / total:.2%}: {count:,} of {total:,} weights are zero; {others:,} other parameters are dense",
@@ -180,6 +184,17 @@ def told(module: nn.Module, before: Artifact, weights: Sequence[Weight], product
     )
     notes.append("a runtime with dense kernels multiplies zeros like any other numbers: there, no speed is gained")
     return tuple(notes)
+
+
+def table(name: str, weights: Sequence[Weight], products: Products) -> history.Entry:
+    """A row for each weight, for the report."""
+    rows: list[list[str | int | float | None]] = []
+    for weight in weights:
+        macs = sum(count for owner, count in products.each if owner == weight.name)
+        share = weight.zeros / weight.parameter.numel()
+        rows.append([weight.name, weight.parameter.numel(), weight.zeros, share, macs, round(macs * (1 - share))])
+    columns = ("weight", "elements", "zeros", "sparsity", "MACs", "MACs not zero")
+    return history.table(name, "sparsity per layer", columns, rows)
 
 
 def _each(shares: dict[str, float]) -> str:

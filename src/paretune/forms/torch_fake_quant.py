@@ -147,30 +147,29 @@ class QuantisedLinear(nn.Linear):
         return functional.linear(input, self.weight_quantiser(self.weight), self.bias)
 
 
-class QuantisedConvTranspose1d(nn.ConvTranspose1d):
-    """A transposed convolution whose weight is rounded."""
-
+class _Transposes(nn.Module):
     weight_quantiser: nn.Module
 
     def forward(self, input: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:
-        extra = self._output_padding(input, output_size, self.stride, self.padding, self.kernel_size, 1, self.dilation)
-        weight = self.weight_quantiser(self.weight)
-        return functional.conv_transpose1d(
-            input, weight, self.bias, self.stride, self.padding, extra, self.groups, self.dilation
+        layer: Any = self
+        dimensions = len(layer.kernel_size)
+        extra = layer._output_padding(
+            input, output_size, layer.stride, layer.padding, layer.kernel_size, dimensions, layer.dilation
         )
+        convolve: Any = functional.conv_transpose1d if dimensions == 1 else functional.conv_transpose2d
+        answer: torch.Tensor = convolve(
+            input, self.weight_quantiser(layer.weight), layer.bias, layer.stride, layer.padding, extra, layer.groups,
+            layer.dilation,
+        )  # fmt: skip
+        return answer
 
 
-class QuantisedConvTranspose2d(nn.ConvTranspose2d):
+class QuantisedConvTranspose1d(_Transposes, nn.ConvTranspose1d):
     """A transposed convolution whose weight is rounded."""
 
-    weight_quantiser: nn.Module
 
-    def forward(self, input: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:
-        extra = self._output_padding(input, output_size, self.stride, self.padding, self.kernel_size, 2, self.dilation)
-        weight = self.weight_quantiser(self.weight)
-        return functional.conv_transpose2d(
-            input, weight, self.bias, self.stride, self.padding, extra, self.groups, self.dilation
-        )
+class QuantisedConvTranspose2d(_Transposes, nn.ConvTranspose2d):
+    """A transposed convolution whose weight is rounded."""
 
 
 QUANTISED: Mapping[type[nn.Module], type[nn.Module]] = {

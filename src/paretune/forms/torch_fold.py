@@ -59,6 +59,7 @@ def channel_axis(layer: nn.Module) -> int:
 def _fold(layer: nn.Module, norm: _BatchNorm) -> None:
     weight, bias = layer.weight, layer.bias
     assert isinstance(weight, nn.Parameter)
+    assert bias is None or isinstance(bias, nn.Parameter)
     assert norm.running_mean is not None
     assert norm.running_var is not None
     with torch.no_grad():

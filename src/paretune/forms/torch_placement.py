@@ -1,13 +1,13 @@
 """Placement: which tensors of a module are quantised, and where the quantisers stand.
 
 Integer kernels are made of a layer between quantised tensors. Inputs and weights are enough for kernels that answer in
-float; where the sum of a residual block, or what comes out of a convolution, shall stay in integers, that tensor must be
-rounded too. A tensor is rounded where it leaves a module, or where it enters one: no line of the user's code is changed.
+float; where the sum of a residual block, or what comes out of a convolution, shall stay in integers, that tensor is
+rounded too. A tensor is rounded where it leaves a module, or where it enters one: the user's code stays as it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -66,11 +66,12 @@ def foldable(module: nn.Module, flow: Flow) -> dict[str, str]:
             continue
         if flow.calls[maker.path][0].given != calls[0].taken or owners[id(layer.weight)] > 1:
             continue
-        if (isinstance(layer, nn.Linear) and calls[0].rank != 2) or (channel_axis(layer) and getattr(layer, "groups", 1) != 1):
+        if (isinstance(layer, nn.Linear) and calls[0].rank != 2) or (
+            channel_axis(layer) and getattr(layer, "groups", 1) != 1
+        ):
             continue
         found[maker.path] = path
     return found
-
 
 
 def place(module: nn.Module, flow: Flow, layers: Sequence[str], outputs: bool) -> Placement:
@@ -129,9 +130,9 @@ class _Placing:
             if not all(self.flow.origin(key) in self.rounded or key in self.rounded for key in takes):
                 self.inputs.add(path)
 
-    def _answers_of_convolutions(self) -> Set[Key]:
+    def _answers_of_convolutions(self) -> set[Key]:
         """With what a normalisation or rectifier makes of them."""
-        found = set()
+        found: set[Key] = set()
         for path in self.layers:
             if not isinstance(self.parts[path], nn.Linear):
                 for call in self.flow.calls[path]:

@@ -34,6 +34,9 @@ def as_operators(module: nn.Module) -> nn.Module:
 class Dequantise(nn.Module):
     """Integers [channels, …] → the floats that they stand for: one DequantizeLinear."""
 
+    scale: torch.Tensor
+    zero_point: torch.Tensor
+
     def __init__(self, quantiser: FakeQuant) -> None:
         super().__init__()
         self.training = False
@@ -46,6 +49,9 @@ class Dequantise(nn.Module):
 
 class Pair(nn.Module):
     """Floats → floats: QuantizeLinear and DequantizeLinear, behind a Clip where fewer than eight bits are meant."""
+
+    scale: torch.Tensor
+    zero_point: torch.Tensor
 
     def __init__(self, quantiser: FakeQuant) -> None:
         super().__init__()

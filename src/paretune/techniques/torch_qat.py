@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from paretune.ask.artifact import Artifact
 from paretune.ask.knob import knob
+from paretune.build.history import table
 from paretune.build.technique import Fit
 from paretune.errors import BuildError
 from paretune.training.plan import Healing
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 BITS = (2, 3, 4, 5, 6, 7, 8)
+WIDE = 7
+"""From so many bits on, cutting off the few largest activations costs more than finer steps bring (on ResNet-20)."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,9 @@ class TorchQat(Healing):
         choices=("unsigned", "symmetric"),
     )  # fmt: skip
     calibration: str = knob(
-        "mse", "ranges to begin with: of the smallest squared error, or all that was seen", choices=("mse", "minmax")
-    )
+        "auto", "ranges to begin with: of the smallest squared error, all that was seen, or (auto) the latter for "
+        "activations of seven and eight bits and the former for all else", choices=("auto", "mse", "minmax"),
+    )  # fmt: skip
     samples: int = knob(512, "training examples that are looked at for them", low=1, high=100_000)
     freeze_batch_norm: float = knob(
         0.0, "share of the steps after which normalisations keep their statistics; 0: folded before the training",
@@ -94,7 +98,9 @@ class TorchQat(Healing):
             module, artifact, fit, self.name,
             quantisation.Wish(
                 lambda layers: self._bits(layers, module, fit), self.activation_bits, self.placement == "outputs",
-                self.symmetry == "unsigned", self.calibration == "mse", self.method == "lsq", self.samples,
+                self.symmetry == "unsigned", self.calibration != "minmax",
+                self.calibration == "mse" or (self.calibration == "auto" and self.activation_bits < WIDE),
+                self.method == "lsq", self.samples,
                 self.freeze_batch_norm,
             ),
         )  # fmt: skip
@@ -109,11 +115,12 @@ class TorchQat(Healing):
         else:
             notes.append(f"{self.name}: calibrated on {min(self.samples, len(fit.train))} examples, not trained")
         made.finish()
+        fit.record(table(self.name, "quantised tensors", ("tensor", "bits", "integers", "zero point"), made.table))
         return sealed(module, artifact, artifact, fit, (*form.edits_of(artifact), *made.edits), *notes)
 
     def _bits(self, layers: tuple[str, ...], module: nn.Module, fit: Fit) -> dict[str, int]:
         """The bits of the weights of all layers that are quantised, by path; in order of the layers' calls."""
-        found = {path: self.weight_bits for path in layers}
+        found = dict.fromkeys(layers, self.weight_bits)
         for path in {layers[0], layers[-1]} if layers else ():
             found[path] = max(self.first_last_bits, self.weight_bits) if self.first_last_bits else 0
         for entry in self.per_layer_bits:

@@ -28,10 +28,11 @@ if TYPE_CHECKING:
 BATCHES = (1, 2, 5)
 RELATIVE = 1e-3
 """Largest error that is taken for rounding, relative to the largest magnitude of the output."""
-STEPS = 1.0
+STEPS = 2.0
 """Largest error of a quantised graph, in steps of quantisation as they arrive at the output. Where sums in float differ
 in their last bit, or a runtime rounds a bias to integers, a value beside the middle of two integers falls to the other
-one: such an error is a step at its place, however exact the graph. A wrong scale or zero point moves every value."""
+one, and values behind it may follow: at worst two sound graphs differ as two independent roundings do, whose difference
+has √2 times the noise of one, and two steps are five times that. A wrong scale or zero point moves every value."""
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,10 @@ class Setting:
 
 
 def observe(
-    module: nn.Module, artifact: Artifact, data: Split, places: Sequence[Place],
+    module: nn.Module,
+    artifact: Artifact,
+    data: Split,
+    places: Sequence[Place],
     progress: Callable[[float, str], None] = lambda share, text: None,
 ) -> dict[Place, Observed]:
     """Run the data through the module, in eval mode, and keep what was seen at each place.

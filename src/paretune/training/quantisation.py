@@ -21,7 +21,6 @@ from paretune.forms.torch_edits import Edit
 from paretune.forms.torch_fake_quant import QUANTISED, SMALLEST_SCALE, FakeQuant, Quantise, quantisers
 from paretune.forms.torch_fold import FoldBatchNorm
 from paretune.training.calibration import SHARES, Observed, Setting, observe, setting, weight_scales
-from paretune.training.learner import demand_trainable
 
 
 @dataclass(frozen=True)
@@ -37,8 +36,10 @@ class Wish:
         Bits of the activations; 0: they stay in float.
     outputs
         Whether answers of convolutions and terms of sums are rounded too, beside inputs.
-    unsigned, smallest_error
+    unsigned
         As for :func:`paretune.training.calibration.setting`.
+    close_weights, close_activations
+        Whether their first ranges are those of the smallest squared error, else all that there is.
     learned
         Whether scales are trained; else those of weights follow the weights, and the others stay.
     samples
@@ -52,7 +53,8 @@ class Wish:
     activations: int
     outputs: bool
     unsigned: bool
-    smallest_error: bool
+    close_weights: bool
+    close_activations: bool
     learned: bool
     samples: int
     freeze: float
@@ -60,13 +62,15 @@ class Wish:
 
 @dataclass(frozen=True)
 class Quantised:
-    """What was done: the edits, and lines for a person. ``each`` must be called after every step of a training, and
-    ``finish`` at the end, also where there was none."""
+    """What was done: the edits, lines for a person, and of every quantised tensor where it is, bits, kind of integers
+    and zero point. ``each`` must be called after every step of a training, and ``finish`` at the end, also where there
+    was none."""
 
     edits: tuple[Edit, ...]
     each: Callable[[int, int], None]
     finish: Callable[[], None]
     lines: tuple[str, ...]
+    table: tuple[tuple[str, int, str, int], ...]
 
 
 def quantised(module: nn.Module, artifact: Artifact, fit: Fit, name: str, wish: Wish) -> Quantised:
@@ -80,7 +84,11 @@ def quantised(module: nn.Module, artifact: Artifact, fit: Fit, name: str, wish: 
         If the training data does not fit the model's inputs.
     """
     assert fit.train is not None
-    demand_trainable(module, name)
+    if form.is_program(module):
+        raise BuildError(
+            "the model is an exported program, which has no modules to quantise", where=name,
+            do="give the nn.Module that it was exported from",
+        )  # fmt: skip
     if next(quantisers(module), None) is not None:
         raise BuildError("the model is quantised already", where=name, do="leave this step out")
     examples = fit.train.take(wish.samples, fit.seed)
@@ -100,15 +108,15 @@ def quantised(module: nn.Module, artifact: Artifact, fit: Fit, name: str, wish: 
     if wish.activations:
         seen = observe(module, artifact, examples, places, lambda share, text: fit.progress(0.1 * share, text))
     settings = {
-        place: setting(one, wish.activations, wish.unsigned, wish.smallest_error) for place, one in seen.items()
+        place: setting(one, wish.activations, wish.unsigned, wish.close_activations) for place, one in seen.items()
     }
     edit = Quantise(_described(module, bits, settings, wish.learned))
     edit.apply(module)
-    shares = _set_scales(module, bits, settings, wish.smallest_error)
+    shares = _set_scales(module, bits, settings, wish.close_weights)
     edits: tuple[Edit, ...] = (fold, edit) if fold.pairs else (edit,)
     lines = [_line(bits, settings, fold), *_left(layers, bits, placement, bool(wish.activations and wish.outputs))]
     finish = partial(fold.apply, module) if wish.freeze else _nothing
-    return Quantised(edits, _each(module, shares, wish), finish, tuple(lines))
+    return Quantised(edits, _each(module, shares, wish), finish, tuple(lines), _table(module))
 
 
 def _nothing() -> None:
@@ -157,7 +165,7 @@ def _set_scales(
 
 
 def _each(module: nn.Module, shares: Mapping[str, torch.Tensor], wish: Wish) -> Callable[[int, int], None]:
-    """Scales stay above zero; where they are not learned, those of weights follow the weights. Normalisations freeze."""
+    """Scales stay above zero, or those of weights follow the weights; normalisations freeze when it is time."""
     norms = [part for part in module.modules() if isinstance(part, _BatchNorm)]
     rounding = [quantiser for _, quantiser in quantisers(module)]
     follow = {} if wish.learned else shares
@@ -200,6 +208,16 @@ def _line(bits: Mapping[str, int], settings: Mapping[tuple[str, str], Setting], 
         (each,) = {one.bits for one in settings.values()}
         activations = f"{len(settings)} activations of {each} bits ({shifted} with a zero point)"
     return f"{weights}, {activations}, {len(fold.pairs)} batch normalisations folded"
+
+
+def _table(module: nn.Module) -> tuple[tuple[str, int, str, int], ...]:
+    return tuple(
+        (
+            path.removesuffix("_quantiser"), quantiser.bits,
+            "signed" if quantiser.signed else "unsigned", quantiser.zero_point,
+        )
+        for path, quantiser in quantisers(module)
+    )  # fmt: skip
 
 
 def _left(

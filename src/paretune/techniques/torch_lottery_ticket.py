@@ -43,6 +43,9 @@ class TorchLotteryTicket(Healing):
     takes: ClassVar[frozenset[str]] = frozenset({"torch"})
     gives: ClassVar[str] = "torch"
     kind: ClassVar[str] = "prune"
+    use: ClassVar[str] = (
+        "you want to know whether a sparse net trains from its early weights, and have time for many trainings"
+    )
     needs: ClassVar[Mapping[str, str]] = {"torch": "torch>=2.11,<2.14", "accelerate": "accelerate>=1.10"}
     cost: ClassVar[float] = 3000.0
 

@@ -36,6 +36,9 @@ class TorchPruneHeads(Healing):
     takes: ClassVar[frozenset[str]] = frozenset({"torch"})
     gives: ClassVar[str] = "torch"
     kind: ClassVar[str] = "prune"
+    use: ClassVar[str] = (
+        "a transformer must be faster and its heads and feed-forward layers are wider than its task needs"
+    )
     needs: ClassVar[Mapping[str, str]] = {"torch": "torch>=2.11,<2.14", "accelerate": "accelerate>=1.10"}
     cost: ClassVar[float] = 600.0
     gain: ClassVar[float] = 1.3
@@ -96,8 +99,7 @@ class TorchPruneHeads(Healing):
 
     def _unpacked(self, module: torch.nn.Module) -> tuple[Edit, ...]:
         """torch's own attention replaced by layers, in place, where heads shall go."""
-        from paretune.forms.torch_attention import is_openable
-        from paretune.forms.torch_attention import Unpack
+        from paretune.forms.torch_attention import Unpack, is_openable
 
         paths = tuple(path for path, part in module.named_modules() if is_openable(part) and path)
         if not paths or not self.heads_ratio:

@@ -30,6 +30,9 @@ class TorchSparsifyNM(Sparsifying):
     takes: ClassVar[frozenset[str]] = frozenset({"torch"})
     gives: ClassVar[str] = "torch"
     kind: ClassVar[str] = "prune"
+    use: ClassVar[str] = (
+        "a GPU with sparse tensor cores is to run the model: two of four weights go, and its products run on the rest"
+    )
     needs: ClassVar[Mapping[str, str]] = {"torch": "torch>=2.11,<2.14", "accelerate": "accelerate>=1.10"}
     cost: ClassVar[float] = 600.0
 

@@ -75,10 +75,11 @@ class Fit:
 class Technique(Protocol):
     """A frozen dataclass whose fields are its knobs, with their ranges.
 
-    ``takes`` and ``gives`` are forms; ``kind`` is one of :data:`KINDS` and gives a step its place in the search's recipes
-    (of those in :data:`ONCE` no recipe holds two); ``use`` ends the sentence "use it when …"; ``needs`` maps each module
-    it imports to the requirement that installs it; ``cost`` is the rough number of seconds it takes on a small model, and
-    ``gain`` (1 where there is none) how many times faster it often makes one: both only for the order of trying.
+    ``takes`` and ``gives`` are forms; ``kind`` is one of :data:`KINDS` and gives a step its place in the search's
+    recipes (of those in :data:`ONCE` no recipe holds two); ``use`` ends the sentence "use it when …"; ``needs`` maps
+    each module it imports to the requirement that installs it; ``cost`` is the rough number of seconds it takes on a
+    small model, and ``gain`` (1 where there is none) how many times faster it often makes one: both only for the
+    order of trying.
     """
 
     name: ClassVar[str]

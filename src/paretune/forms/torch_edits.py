@@ -85,6 +85,9 @@ class Shapes:
                     for own, tensor in held.items():
                         if tensor is before:
                             cast(dict[str, Any], held)[own] = made
+        for owner in module.modules():
+            if isinstance(owner, torch.nn.RNNBase):
+                owner._init_flat_weights()  # it holds its parameters in a list of its own, too
 
 
 @dataclass(frozen=True)

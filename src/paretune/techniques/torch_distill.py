@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from paretune.ask.artifact import Artifact
-from paretune.ask.knob import knob
 from paretune.build.technique import Fit
-from paretune.training.plan import Healing
+from paretune.training.plan import Teaching
 
 
 @dataclass(frozen=True)
-class TorchDistill(Healing):
+class TorchDistill(Teaching):
     """Distillation (Hinton et al. 2015) from the original model; the squared difference where labels are floats.
 
     ``student=artifact`` trains the module as the steps before left it: pruned, say. ``student=given`` trains the
-    workload's ``student`` in its place, which then goes on through the recipe. The original answers every training
+    workload's ``student`` in its place, which then goes on through the recipe. ``student=made`` makes one of the model,
+    with ``width`` of the channels and ``depth`` of the blocks. The original answers every training
     example once, where its answers fit into memory; with ``augment`` it answers the changed images in every step.
     """
 
@@ -28,10 +28,6 @@ class TorchDistill(Healing):
     use: ClassVar[str] = "a step before cut or rounded the model, or a smaller student is at hand"
     needs: ClassVar[Mapping[str, str]] = {"torch": "torch>=2.11,<2.14", "accelerate": "accelerate>=1.10"}
     cost: ClassVar[float] = 600.0
-
-    student: str = knob(
-        "artifact", "what learns: the model as it comes, or the workload's student", choices=("artifact", "given")
-    )
 
     def apply(self, artifact: Artifact, fit: Fit) -> Artifact:
         """The taught module, with the interface of the artefact; only ``fit.train`` is looked at.
@@ -44,12 +40,12 @@ class TorchDistill(Healing):
         """
         from paretune.forms import torch as form
         from paretune.training.healing import heal, sealed
-        from paretune.training.pupil import pupil
+        from paretune.training.student import student_of
 
-        learner = pupil(self.student, artifact, fit, self.name)
+        learner, made = student_of(self, artifact, fit, self.name)
         module = form.restore(learner)
         outcome = heal(module, learner, fit, self, name=self.name)
-        return sealed(module, learner, artifact, fit, form.edits_of(learner), f"{self.name}: {outcome.line}")
+        return sealed(module, learner, artifact, fit, form.edits_of(learner), *made, f"{self.name}: {outcome.line}")
 
     @classmethod
     def light(cls) -> tuple[Self, ...]:

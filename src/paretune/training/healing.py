@@ -37,7 +37,7 @@ def heal(
     companion: torch.nn.Module | None = None,
     each: Each = lambda done, total: None,
     around: Callable[[Step], Step] = lambda step: step,
-    teacher: Artifact | None = None,
+    teacher: Artifact | Teacher | None = None,
     progress: Callable[[float, str], None] | None = None,
 ) -> Outcome:
     """Train ``module`` in place, by distillation from the original; only ``fit.train`` is looked at.
@@ -55,7 +55,7 @@ def heal(
     around
         Makes another step of the step of distillation: one that adds a term, say.
     teacher
-        Who teaches in the original's place.
+        Who teaches in the original's place; a :class:`Teacher` is asked as it is.
     progress
         In the place of ``fit.progress``.
 
@@ -71,7 +71,11 @@ def heal(
     told = fit.progress if progress is None else progress
     remember = plan.augment == "none"
     told(0.0, "asking the original")
-    wise = Teacher(teacher or fit.teacher, data, home(), lambda share, text: told(ASKING * share, text), remember)
+    wise = (
+        teacher
+        if isinstance(teacher, Teacher)
+        else Teacher(teacher or fit.teacher, data, home(), lambda share, text: told(ASKING * share, text), remember)
+    )
     step = around(distilling(wise, fit.loss, plan.alpha, plan.temperature, classes))
     outcome = train(
         module, artifact, data, step, plan, fit.seed, score=as_taught(wise, classes), companion=companion, each=each,

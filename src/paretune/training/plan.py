@@ -51,3 +51,18 @@ class Healing(Plan):
         "auto", "what the model answers; auto: classes where labels are whole numbers, values where they are floats",
         choices=("auto", "classes", "values"),
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Teaching(Healing):
+    """Who is taught: the model as it comes, the workload's student, or a smaller one made of the model."""
+
+    student: str = knob(
+        "artifact", "what learns: the model as it comes, the workload's student, or one made of the model",
+        choices=("artifact", "given", "made"),
+    )  # fmt: skip
+    width: float = knob(0.5, "share of their channels that the layers of a made student keep", low=0.01, high=1.0)
+    depth: float = knob(
+        1.0, "share of its blocks that each list of modules of a made student keeps", low=0.01, high=1.0
+    )
+    weights: str = knob("kept", "those of a made student: the model's, or drawn anew", choices=("kept", "fresh"))

@@ -18,9 +18,10 @@ from paretune.build.technique import Fit
 from paretune.errors import BuildError
 from paretune.forms import torch as form
 from paretune.forms import torch_blocks
-from paretune.forms.torch_blocks import Block, Run
+from paretune.forms.torch_blocks import Block
 from paretune.forms.torch_edits import difference
 from paretune.forms.torch_program import quiet
+from paretune.forms.torch_run import Run
 from paretune.training.healing import sealed
 from paretune.training.learner import demand_trainable
 from paretune.training.lesson import Lessons, demand_lessons

@@ -32,14 +32,14 @@ def scored(module: nn.Module, root, items: list, size: int = 1, loss=None) -> to
 def test_it_is_the_mean_of_absolute_products_of_input_and_gradient(tmp_path):
     module, items = nets.net(0, Net), nets.rows(50)
     found = scored(module, tmp_path, items)
+    assert all(parameter.grad is None for parameter in module.parameters())
+    assert not module.down._forward_pre_hooks
     wanted = torch.zeros(8, dtype=torch.float64)
     for x, label in items:
         hidden = torch.tanh(module.up(torch.from_numpy(x))).detach().requires_grad_()
         nn.functional.cross_entropy(module.down(hidden)[None], torch.tensor([label])).backward()
         wanted += (hidden * hidden.grad).double().abs().detach() / len(items)
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-8)
-    assert all(parameter.grad is None for parameter in module.parameters())
-    assert not module.down._forward_pre_hooks
 
 
 @pytest.mark.parametrize("size", [2, 4])

@@ -179,7 +179,7 @@ def test_training_changed_weights_and_scales(original, quantised, tmp_path):
 def test_onnxruntime_runs_integer_kernels_and_answers_within_a_step(quantised, graph):
     assert graph.precision == "int8"
     ran = onnx_form.kernel_counts(graph.path(".onnx"), (batch(),))
-    assert (ran["QLinearConv"], ran["QLinearAdd"]) == (7, 3)
+    assert (ran["QLinearConv"], ran["QLinearAdd"], ran["QGemm"]) == (7, 3, 1)
     assert "Conv" not in ran
     wanted, found = by_torch(quantised), by_onnxruntime(graph)
     assert np.mean(wanted.argmax(1) == found.argmax(1)) > 0.98
@@ -262,7 +262,7 @@ def test_bits_of_layers_by_pattern(original, tmp_path):
     assert weights == {
         "conv1": 8, "layer1.0.conv1": 4, "layer1.0.conv2": 4, "layer1.1.conv1": 4, "layer1.1.conv2": 3,
     }  # fmt: skip
-    assert "weights left in float: layer2.0.conv1, layer2.0.conv2, linear" in made.notes[-2]
+    assert "weights left in float: layer2.0.conv1.weight, layer2.0.conv2.weight, linear.weight" in made.notes[-2]
 
 
 def test_unknown_patterns_are_told(original, tmp_path):
@@ -351,6 +351,45 @@ def test_rows_several_outputs_and_a_frozen_model(tmp_path):
     found = onnx_form.session(graph.path(".onnx"), 1).run(["hidden", "logits"], {"x": x})
     for one, wanted in zip(found, form.call(form.restore(made), made, (x,)), strict=True):
         assert np.abs(one - wanted).max() < 0.05 * np.abs(wanted).max()
+
+
+class Encoder(nn.Module):
+    """Tokens [batch, length] → logits: one layer of attention, its layer norm before what three layers take."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.before = nn.Embedding(30, 16), nn.LayerNorm(16)
+        self.query, self.key, self.value, self.out = (nn.Linear(16, 16) for _ in range(4))
+        self.up, self.down, self.classify = nn.Linear(16, 32), nn.Linear(32, 16), nn.Linear(16, 3)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        x = self.words(ids)
+        y = self.before(x)
+        x = x + self.out(nn.functional.scaled_dot_product_attention(self.query(y), self.key(y), self.value(y)))
+        x = x + self.down(nn.functional.gelu(self.up(x)))
+        return self.classify(x.mean(1))
+
+
+def test_an_encoder_of_any_length_runs_every_layer_in_integers(tmp_path):
+    rng = np.random.default_rng(0)
+    items = [(rng.integers(0, 30, 7), np.int64(number % 3)) for number in range(48)]
+    module = nets.net(0, Encoder)
+    (tmp_path / "model").mkdir()
+    form.save(module, tmp_path / "model")
+    ids, logits = TensorSpec("ids", "int64", ("batch", "length")), TensorSpec("logits", "float32", ("batch", 3))
+    artifact = Artifact.seal("torch", tmp_path / "model", (ids,), (logits,), origin=module)
+    made = PLAIN.apply(artifact, fitted(artifact, tmp_path / "made", items))
+    assert "7 layers with weights of 8 bits, 5 activations of 8 bits" in made.notes[0]
+    assert made.notes[1] == "torch_qat: weights left in float: words.weight"
+    graph = TorchToOnnx().apply(made, fitted(made, tmp_path / "graph", items))
+    x = np.stack([x for x, _ in items])
+    ran = onnx_form.kernel_counts(graph.path(".onnx"), (x,))
+    assert (ran["MatMulIntegerToFloat"], ran["QGemm"]) == (6, 1)
+    carried = OnnxToOpenvino().apply(graph, fitted(graph, tmp_path / "carried", items))
+    compiled = openvino_form.core().compile_model(openvino_form.load(carried), "CPU")
+    facts = [op.get_rt_info() for op in compiled.get_runtime_model().get_ops()]
+    layers = [str(one["runtimePrecision"].value) for one in facts if str(one["layerType"].value) == "FullyConnected"]
+    assert layers == ["u8"] * 7
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,13 @@ class _Placing:
                         self._round_if_needed(self._rectified(self._normalised(call.given)))
 
     def own_inputs(self) -> None:
-        """The first inputs of the layers, but for those that come rounded already."""
+        """The first inputs of the layers, but for those that come rounded already; what several take alone, once."""
+        for key in dict.fromkeys(call.taken for path in self.layers for call in self.flow.calls[path]):
+            users = self.flow.users(key) if key is not None else []
+            if key is not None and len(users) > 1 and all(op.path in self.layers for op in users):
+                found = self._place(key, *users)
+                if found is not None and len(found) == 1:
+                    self._put(key, found)
         for path in self.layers:
             takes = [call.taken for call in self.flow.calls[path] if call.taken is not None]
             if not all(self.flow.origin(key) in self.rounded or key in self.rounded for key in takes):

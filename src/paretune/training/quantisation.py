@@ -22,6 +22,9 @@ from paretune.forms.torch_fake_quant import QUANTISED, SMALLEST_SCALE, FakeQuant
 from paretune.forms.torch_fold import FoldBatchNorm
 from paretune.training.calibration import SHARES, Observed, Setting, observe, setting, weight_scales
 
+SHOWN = 12
+"""So many names at most in a note."""
+
 
 @dataclass(frozen=True)
 class Wish:
@@ -114,7 +117,7 @@ def quantised(module: nn.Module, artifact: Artifact, fit: Fit, name: str, wish: 
     edit.apply(module)
     shares = _set_scales(module, bits, settings, wish.close_weights)
     edits: tuple[Edit, ...] = (fold, edit) if fold.pairs else (edit,)
-    lines = [_line(bits, settings, fold), *_left(layers, bits, placement, bool(wish.activations and wish.outputs))]
+    lines = [_line(bits, settings, fold), *_left(module, placement, bool(wish.activations and wish.outputs))]
     finish = partial(fold.apply, module) if wish.freeze else _nothing
     return Quantised(edits, _each(module, shares, wish), finish, tuple(lines), _table(module))
 
@@ -220,14 +223,19 @@ def _table(module: nn.Module) -> tuple[tuple[str, int, str, int], ...]:
     )  # fmt: skip
 
 
-def _left(
-    layers: tuple[str, ...], bits: Mapping[str, int], placement: torch_placement.Placement, sums: bool
-) -> list[str]:
+def _left(module: nn.Module, placement: torch_placement.Placement, sums: bool) -> list[str]:
     """What stays in float, a line each."""
+    rounded = tuple(QUANTISED.values())
+    owners = [(path, part) for path, part in module.named_modules() if not isinstance(part, rounded)]
+    kept = [
+        f"{path}.{key}".lstrip(".")
+        for path, part in owners
+        for key, parameter in part._parameters.items()
+        if parameter is not None and parameter.ndim > 1
+    ]
     lines = []
-    kept = [path for path in layers if path not in bits]
     if kept:
-        lines.append(f"weights left in float: {', '.join(kept)}")
+        lines.append(f"weights left in float: {', '.join(kept[:SHOWN])}{' …' if len(kept) > SHOWN else ''}")
     if sums and placement.unreached:
         where = ", ".join(path or "the model" for path in placement.unreached)
         lines.append(f"sums left in float, whose terms pass no module's border: in {where}")

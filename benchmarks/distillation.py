@@ -5,7 +5,7 @@
 Every kind trains for as many whole epochs as fit into the seconds, which a short calibration of each kind finds first;
 asking the teacher and teaching assistants count. A seed gives every kind the same first parameters and order of
 examples. A finished run is a line of OUT/runs.jsonl; started again, the benchmark goes on where it was. It prints a
-table and writes OUT/distillation.json: accuracy on the whole test file, and its difference from the run of the same seed
+table and writes OUT/distillation.json: accuracy on the whole test file, and its difference from the same seed's run
 without a teacher, with Student's 95 % interval over seeds.
 
 Needs the CIFAR-10 data (see examples/README.md) and a machine that does nothing else.

@@ -2,11 +2,12 @@
 
     python benchmarks/distillation.py --out runs/distillation --seconds 300 --seeds 0,1,2 --threads 1
 
-Every kind trains for as many whole epochs as fit into the seconds, which a short calibration of each kind finds first,
-in CPU time over threads: what runs beside it does not count, asking the teacher and teaching assistants do. A seed gives
-every kind the same first parameters and order of examples. A finished run is a line of OUT/runs.jsonl; started again, the
-benchmark goes on where it was. It prints a table and writes OUT/distillation.json: accuracy on the whole test file, and
-its difference from the same seed's run without a teacher, with Student's 95 % interval over seeds.
+Every kind trains for as many whole epochs as fit into the seconds, which a short calibration of each kind finds
+first, in CPU time over threads: what runs beside it does not count, asking the teacher and teaching assistants do.
+A seed gives every kind the same first parameters and order of examples. A finished run is a line of OUT/runs.jsonl;
+started again, the benchmark goes on where it was. It prints a table and writes OUT/distillation.json: accuracy on
+the whole test file, and its difference from the same seed's run without a teacher, with Student's 95 % interval
+over seeds.
 
 Needs the CIFAR-10 data (see examples/README.md) and a machine that does nothing else.
 """

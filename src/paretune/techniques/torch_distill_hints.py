@@ -26,7 +26,9 @@ class TorchDistillHints(Teaching):
     takes: ClassVar[frozenset[str]] = frozenset({"torch"})
     gives: ClassVar[str] = "torch"
     kind: ClassVar[str] = "distil"
-    use: ClassVar[str] = "a thin, deep student is to be taught, or modules that match are known: features are compared as they are"
+    use: ClassVar[str] = (
+        "a thin, deep student is to be taught, or modules that match are known: features are compared as they are"
+    )
     needs: ClassVar[Mapping[str, str]] = {
         "torch": "torch>=2.11,<2.14", "accelerate": "accelerate>=1.10", "torch_pruning": "torch-pruning>=1.5",
     }  # fmt: skip

@@ -26,7 +26,9 @@ class TorchDistillProgressive(Teaching):
     takes: ClassVar[frozenset[str]] = frozenset({"torch"})
     gives: ClassVar[str] = "torch"
     kind: ClassVar[str] = "distil"
-    use: ClassVar[str] = "the student is so much smaller than the original that it cannot follow it, and there is time to train twice"
+    use: ClassVar[str] = (
+        "the student is so much smaller than the original that it cannot follow it, and there is time to train twice"
+    )
     needs: ClassVar[Mapping[str, str]] = {
         "torch": "torch>=2.11,<2.14", "accelerate": "accelerate>=1.10", "torch_pruning": "torch-pruning>=1.5",
     }  # fmt: skip

@@ -11,9 +11,12 @@ from typing import Any
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState, GradientState
-from accelerate.utils import GradientAccumulationPlugin
+from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin
 
 from paretune.errors import BuildError
+
+# cuBLAS reads it when a process asks for its first matrix product, which may be before any training
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 _NAMES = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
@@ -46,6 +49,8 @@ def accelerator(precision: str) -> Iterator[Accelerator]:
             made = Accelerator(
                 mixed_precision=_NAMES[precision],
                 gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # weighted here, part by part
+                # a frozen head or a branch not taken must not stop several processes
+                kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
             )
         except ValueError as error:
             raise BuildError(f"this device does not train in {precision}: {error}", do="use precision=fp32") from error
@@ -62,8 +67,6 @@ def accelerator(precision: str) -> Iterator[Accelerator]:
 @contextlib.contextmanager
 def repeatable(device: torch.device) -> Iterator[None]:
     """The same numbers every time, where torch has a kernel for it: deterministic algorithms, gradients switched on."""
-    if device.type == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the first matrix product is asked for
     enabled = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     memory: Any = torch.utils.deterministic  # a module whose attributes torch does not declare

@@ -12,6 +12,7 @@ from torch import nn
 
 from paretune.errors import BuildError
 from paretune.forms import torch as form
+from paretune.training.device import home
 from paretune.training.loss import supervised
 from paretune.training.plan import Plan
 from paretune.training.trainer import train
@@ -21,6 +22,7 @@ def main(folder: Path) -> None:
     def small() -> nn.Module:
         return nn.Sequential(nn.Linear(nets.FEATURES, 16), nn.ReLU(), nn.Linear(16, nets.CLASSES))
 
+    home()
     place = PartialState()
     live = nets.net(0, small)
     artifact = nets.sealed(live, folder / f"model-{place.process_index}")

@@ -144,7 +144,7 @@ def test_whole_numbers_may_be_values_and_floats_classes(tmp_path):
     floats = dataclasses.replace(lesson, labels=lesson.labels.float())
     step = distilling(teacher, None, 0.0, 4.0, True)
     torch.testing.assert_close(step(lambda *x: answer, floats), functional.cross_entropy(answer, lesson.labels))
-    with pytest.raises(BuildError, match=r"holds the label 0\.5, which is no class"):
+    with pytest.raises(BuildError, match=r"holds the label \d\.5, which is no class"):
         step(lambda *x: answer, dataclasses.replace(lesson, labels=floats.labels + 0.5))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState, GradientState
-from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin
+from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, parse_flag_from_env
 
 from paretune.errors import BuildError
 
@@ -23,8 +23,13 @@ _NAMES = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 def home() -> torch.device:
     """The device that this process trains on: the one that ``accelerate launch`` gave it, else a GPU, else the CPU."""
-    device: torch.device = PartialState().device
+    device: torch.device = PartialState(cpu=_on_cpu()).device
     return device
+
+
+def _on_cpu() -> bool:
+    # accelerate joins processes on CPUs only when it is told that they have nothing else
+    return parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
 
 
 @contextlib.contextmanager
@@ -47,6 +52,7 @@ def accelerator(precision: str) -> Iterator[Accelerator]:
     try:
         try:
             made = Accelerator(
+                cpu=_on_cpu(),
                 mixed_precision=_NAMES[precision],
                 gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # weighted here, part by part
                 # a frozen head or a branch not taken must not stop several processes

@@ -38,6 +38,7 @@ from paretune.training.processes import agreed, demand_agreement, demand_shareab
 from paretune.training.schedule import share
 
 SHOWN_EVERY_S = 1.0
+ADVICE = "lower learning_rate or clip, or look for examples that are not finite"
 SMALLEST_SCALE = 2.0**-14
 """A loss scale below this means that gradients overflow whatever the scale."""
 
@@ -157,8 +158,7 @@ class Trainer:
         self.purpose = self._purpose(artifact, data, seed, about)
         self.curve: list[Epoch] = []
         self.losses: list[float] = []  # of this epoch's steps
-        self.best: dict[str, torch.Tensor] = {}
-        self.best_epoch = 0
+        self.best, self.best_epoch = dict[str, torch.Tensor](), 0
         self.passing = _passing(module)
         self.taken = 0  # steps that half precision did not skip
 
@@ -265,13 +265,13 @@ class Trainer:
     def _diverged(self, what: str, number: int) -> BuildError:
         """The error; the checkpoint of the parameters that led to it is dropped, the one before is good."""
         where = f"at step {number + 1} of {self.total} (epoch {number // self.order.steps + 1})"
-        kept, advice = "", "lower learning_rate or clip, or look for examples that are not finite"
+        kept = ""
         if self.checkpoints is not None and self.device.is_main_process:
             self.checkpoints.drop(number)
             good = self.checkpoints.latest()
             if good is not None:
                 kept = f"; the last good parameters, after {good.step} steps, are kept in {self.checkpoints.folder}"
-        return BuildError(f"{what} {where}{kept}", where=self.name, do=advice)
+        return BuildError(f"{what} {where}{kept}", where=self.name, do=ADVICE)
 
     # -- one epoch ---------------------------------------------------------------------------------------------
 

@@ -107,6 +107,16 @@ def tensors_of(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     yield from module.named_buffers()
 
 
+def unsaved_of(module: torch.nn.Module) -> list[tuple[torch.nn.Module, str, torch.Tensor]]:
+    """The buffers that ``state_dict`` leaves out: (whose, name, a copy)."""
+    return [
+        (owner, name, held.detach().clone())
+        for owner in module.modules()
+        for name in sorted(owner._non_persistent_buffers_set)
+        if (held := owner._buffers.get(name)) is not None
+    ]
+
+
 def _read(place: Path) -> Checkpoint | None:
     try:
         described = json.loads((place / FACTS).read_text())

@@ -25,7 +25,7 @@ from paretune.forms import torch as form
 from paretune.training import random_state
 from paretune.training.activation_checkpoint import recomputed
 from paretune.training.augmentation import Augmentation
-from paretune.training.checkpoint import Checkpoint, Checkpoints, tensors_of
+from paretune.training.checkpoint import Checkpoint, Checkpoints, tensors_of, unsaved_of
 from paretune.training.device import accelerator, repeatable
 from paretune.training.learner import Learner, demand_trainable
 from paretune.training.lesson import Lesson, Lessons
@@ -159,7 +159,7 @@ class Trainer:
         self.curve: list[Epoch] = []
         self.losses: list[float] = []  # of this epoch's steps
         self.best, self.best_epoch = dict[str, torch.Tensor](), 0
-        self.passing = _passing(module)
+        self.passing = unsaved_of(module)
         self.taken = 0  # steps that half precision did not skip
 
     # -- the loop ----------------------------------------------------------------------------------------------
@@ -391,12 +391,3 @@ class Trainer:
             self.device.num_processes, data.take(KNOWN_BY, seed).digest, *about,
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
-
-
-def _passing(module: torch.nn.Module) -> list[tuple[torch.nn.Module, str, torch.Tensor]]:
-    """The buffers that ``state_dict`` leaves out: (whose, name, a copy)."""
-    return [
-        (owner, name, held.detach().clone())
-        for owner in module.modules() for name in sorted(owner._non_persistent_buffers_set)
-        if (held := owner._buffers.get(name)) is not None
-    ]  # fmt: skip

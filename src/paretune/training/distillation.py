@@ -74,9 +74,11 @@ class Teacher:
                 f"the original is of form {artifact.form}, and only a torch module can teach", where="teacher",
                 do="give the nn.Module that it was made from as the workload's model",
             )  # fmt: skip
+        self.artifact = artifact
         self._model = form.restore(artifact).requires_grad_(False)
         # the graph of an exported program names the device that it was made for
         self._device = torch.device("cpu") if form.is_program(self._model) else device
+        self._model.to(self._device)
         self._names, self._fixed = form.keywords(artifact), artifact.fixed_batch
         self._lessons = Lessons(split, _of_any_batch(artifact), self._device)
         self._known = self._all(progress).to(device) if remember and _is_small(artifact, len(split)) else None

@@ -84,10 +84,10 @@ def heal(
         module, artifact, data, step, plan, fit.seed, score=as_taught(wise, classes), companion=companion, each=each,
         keeping=None if fit.checkpoints is None else Keeping(fit.checkpoints / part if part else fit.checkpoints),
         progress=lambda share, text: told(ASKING + (1 - ASKING) * share, text),
-        name=name, about=(*_about(fit), (teacher or fit.teacher).digest),
+        name=name, about=(*_about(fit), wise.artifact.digest),
     )  # fmt: skip
     fit.record(outcome.entry(name, part))
-    return dataclasses.replace(outcome, note=_unheard(teacher or fit.teacher))
+    return dataclasses.replace(outcome, note=_unheard(wise.artifact))
 
 
 def tutored(module: torch.nn.Module, artifact: Artifact, fit: Fit, plan: Plan, *, name: str) -> Outcome:

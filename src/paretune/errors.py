@@ -82,6 +82,13 @@ class BuildError(ParetuneError):
     """A technique could not be applied to this model; a finding on the candidate, not the end of a run."""
 
 
+class StoppedError(ParetuneError):
+    """A step was stopped before its end, because the time was over or the user pressed Ctrl-C; it did not fail.
+
+    What hears of it in its midst writes down how far it came, and lets it pass.
+    """
+
+
 class MeasureError(ParetuneError):
     """A child process crashed, hung or answered nonsense; a finding on the candidate, not the end of a run.
 

@@ -26,13 +26,13 @@ from paretune.build.candidate import Builder, Candidate
 from paretune.build.propose import Proposal, Queue, conversion, light
 from paretune.build.recipe import Recipe
 from paretune.build.store import Store, key_of
-from paretune.build.technique import Fit
+from paretune.build.technique import Fit, Technique
 from paretune.check.bench import Bench
 from paretune.check.measurement import Measurement, Subject
 from paretune.check.plan import CONFIRM, SCREEN, confirm_s
 from paretune.check.verdict import judge
 from paretune.deliver.trial import Trial
-from paretune.errors import BuildError, DataError, MeasureError, RecipeError, WorkloadError
+from paretune.errors import BuildError, DataError, MeasureError, RecipeError, StoppedError, WorkloadError
 from paretune.journal import Journal
 from paretune.subject import answer_rows
 
@@ -82,7 +82,7 @@ class Loop:
         for warning in self.data.warnings:
             self.journal.warn(warning)
         fit = Fit(
-            self.data.fit, self.workload.loss, self.original, self.seed, self.store.root, keep,
+            self.data.fit, self.workload.minimised, self.original, self.seed, self.store.root, keep,
             unmatched=self._unmatched, student=student,
         )  # fmt: skip
         self.builder = Builder(self.store, self.original, fit, self.journal.observer)
@@ -132,6 +132,7 @@ class Loop:
             proposals = light(self.original.form, techniques, targets, self.budget.asks("throughput"))
             if self.builder.fit.keep:
                 proposals = [proposal for proposal in proposals if _keeps_precision(proposal.candidate)]
+        self.builder = dataclasses.replace(self.builder, stop=self._why_to_stop)
         known = {trial.id for trial in self.trials}
         queue = Queue(_distinct(proposals, known))
         total = len(queue.proposals) + len(self.trials)
@@ -208,6 +209,8 @@ class Loop:
             trial.ranked = judge(base, trial.measurement, self.budget, "ranking", self.reference_id)
         except (BuildError, MeasureError) as error:
             trial.status, trial.error = "failed", str(error)
+        except StoppedError as error:
+            trial.why = f"{error}; --resume goes on from there"
         except DataError as error:
             if trial is self.baseline:
                 raise  # the user's data or score does not fit; with any other candidate its answers are the trouble
@@ -258,12 +261,25 @@ class Loop:
     def _must_stop(self, proposal: Proposal, fixed: bool) -> bool:
         if self.stopped != "finished":
             return True
-        needed_s = confirm_s(CONFIRM, 4, self.pace_s, len(self.data.heldout), self.bench.open_s)
-        kept = min(needed_s, self.journal.limit_s / 3)
-        if self.journal.left_s < kept + (0 if fixed else proposal.cost):
-            self.stopped = "time"
-            self.journal.say("stop", "the rest of the time is kept for confirming")
+        if self.journal.left_s < self._kept_s + (0 if fixed else proposal.cost):
+            self._stop_for_time()
         return self.stopped != "finished"
+
+    def _why_to_stop(self, step: Technique) -> str:
+        """Asked in the midst of a step: why it is to stop, or nothing. Only training is stopped for want of time."""
+        if self.stopped == "finished" and not step.light() and self.journal.left_s < self._kept_s:
+            self._stop_for_time()
+        return {"finished": "", "time": "the time was over"}.get(self.stopped, self.stopped)
+
+    @property
+    def _kept_s(self) -> float:
+        """Seconds that are kept for confirming."""
+        needed_s = confirm_s(CONFIRM, 4, self.pace_s, len(self.data.heldout), self.bench.open_s)
+        return min(needed_s, self.journal.limit_s / 3)
+
+    def _stop_for_time(self) -> None:
+        self.stopped = "time"
+        self.journal.say("stop", "the rest of the time is kept for confirming")
 
     @property
     def pace_s(self) -> dict[int, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 from paretune.ask import plugin
 from paretune.ask.budget import Budget
 from paretune.ask.event import Broadcast, Observer
+from paretune.ask.knob import values_of
 from paretune.ask.rates import Rates
 from paretune.ask.score import named
 from paretune.ask.target import Target
@@ -98,6 +100,7 @@ def optimize(
     ParetuneError
         With what is wrong, where, and what to do.
     """
+    _refuse_processes()
     limits = budget if isinstance(budget, Budget) else Budget.parse(budget, minimize, confidence)
     rated = isinstance(budget, Budget) and prices is None and watts_per_core is None
     limits = limits.at(limits.rates if rated else Rates.of(prices, watts_per_core))
@@ -125,6 +128,8 @@ def optimize(
     }  # fmt: skip
     write_whole(root / CALL, json.dumps(resolved, indent=1))
     loop = Loop(workload, limits, sizes, asked, root, stored, machine, seed, Journal(watch, limit_s))
+    for text in _idle(workload, only, techniques, fixed):
+        loop.journal.warn(text)
     if resume and fresh:
         loop.journal.say("warning", f"there is no run at {root} to go on with: it starts here")
     try:
@@ -187,6 +192,36 @@ def _techniques(only: Sequence[str] | None, without: Sequence[str]) -> dict[str,
         return only is None or kind.kind == "convert" or any(fnmatch(name, pattern) for pattern in only)
 
     return {name: kind for name, kind in usable.items() if wanted(name, kind)}
+
+
+def _idle(
+    workload: Workload, only: Sequence[str] | None, techniques: Mapping[str, Any], fixed: Sequence[Candidate] | None
+) -> list[str]:
+    """What was asked for, and nothing will be done with, in words."""
+    if fixed is None:
+        asked = [name for name in techniques if any(fnmatch(name, pattern) for pattern in only or ())]
+        idle = [f"{name} trains, which the search does not do by itself: put it into a --recipe"
+                for name in asked if not techniques[name].light()]  # fmt: skip
+    else:
+        idle = []
+    steps = [step for candidate in fixed or () for step in candidate.recipe.steps]
+    if workload.student is not None and not any("given" in values_of(step).values() for step in steps):
+        idle.append(
+            "Workload.student is not used: a --recipe must put it in the model's place, "
+            '{"technique": "torch_distill", "knobs": {"student": "given"}} say'
+        )
+    return idle
+
+
+def _refuse_processes() -> None:
+    """One process alone may write a run and time it; ``accelerate launch`` starts several."""
+    many = os.environ.get("WORLD_SIZE", "1")
+    if many.isdecimal() and int(many) > 1:
+        raise CallError(
+            f"is one of {many} processes, and a run is made by one", where="optimize",
+            do="start it without accelerate launch or torchrun; "
+            "a technique's apply(), called by your own program, does train in several",
+        )  # fmt: skip
 
 
 def seconds_of(text: str | float) -> float:

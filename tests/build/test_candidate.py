@@ -22,7 +22,7 @@ from paretune.build.propose import light
 from paretune.build.recipe import Recipe
 from paretune.build.store import Store
 from paretune.build.technique import Fit
-from paretune.errors import ArtifactError, BuildError, CallError, OutputError, PluginError, RecipeError
+from paretune.errors import ArtifactError, BuildError, CallError, OutputError, PluginError, RecipeError, StoppedError
 
 SPEC = (TensorSpec("x", "float32", ("batch", 2)),)
 applied: list[str] = []
@@ -120,6 +120,8 @@ ERRORS = {
     "library": ArtifactError("is corrupt", where="model.bin"),
     "missing": FileNotFoundError(errno.ENOENT, "No such file", "calibration.cache"),
     "memory": MemoryError(),
+    "cuda_memory": RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    "device": RuntimeError("CUDA error: an illegal memory access was encountered"),
     "disk": OSError(errno.ENOSPC, "No space left on device", "model.bin"),
     "interrupt": KeyboardInterrupt(),
 }
@@ -318,11 +320,68 @@ def test_any_failure_is_a_finding_and_is_remembered(builder, how, what):
     assert {path.name for path in failed.parent.iterdir()} == {"failed.json", "entry.json"}
 
 
-def test_want_of_memory_is_a_finding_that_is_not_remembered(builder):
-    assert "memory" in str(failure(builder, Fails(how="memory")))
-    failure(again(builder), Fails(how="memory"))
-    assert applied == ["fails memory"] * 2
+@pytest.mark.parametrize("how", ["memory", "cuda_memory", "device"])
+def test_what_another_try_may_mend_is_a_finding_that_is_not_remembered(builder, how):
+    told = str(failure(builder, Fails(how=how)))
+    assert told.startswith("fails: the memory is not enough") == (how != "device")
+    failure(again(builder), Fails(how=how))
+    assert applied == [f"fails {how}"] * 2
     assert not list((builder.store.root / "scratch").iterdir())
+    assert not list(builder.store.root.glob("??/*"))
+
+
+def test_a_step_that_is_stopped_did_not_fail_and_keeps_what_it_has(builder):
+    asked = []
+
+    def stop(step):
+        asked.append(step.name)
+        return "the time was over" if len(asked) == 1 else ""
+
+    stopped = again(builder, stop=stop)
+    with pytest.raises(StoppedError, match="shift: stopped at 50%: the time was over"):
+        stopped.build(Recipe((Shift(),)))
+    assert not list(builder.store.root.glob("??/*"))
+    stopped.build(Recipe((Shift(),)))
+    assert applied == ["shift 1"] * 2
+    assert asked == ["shift"] * 2
+
+
+def test_two_processes_make_a_step_once(builder):
+    """One waits while the other is at it, and takes what the other made."""
+    code = (
+        "import sys, time; from pathlib import Path; from paretune.build.store import Store; "
+        "store, key = Store(Path(sys.argv[1])), sys.argv[2]\n"
+        "with store.alone(key):\n"
+        "    print('held', flush=True); time.sleep(1)\n"
+        "    store.put(key, 'build', lambda at: (at / 'failed.json').write_text("
+        '\'{"what": "made there", "where": "there", "do": ""}\'))\n'
+    )
+    key = builder._key(Shift(), builder.original)
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, str(builder.store.root), key], stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout.readline() == "held\n"
+    assert failure(builder, Shift()).what == "made there"
+    assert other.wait() == 0
+    other.stdout.close()
+    assert applied == []
+    assert any("waiting for another process" in event.text for event in builder.observer.events)
+    assert builder.observer.steps == [("shift", True)]
+
+
+def test_a_loss_that_changes_while_it_trains_is_known_by_what_it_was(builder):
+    class Counts:
+        def __init__(self):
+            self.seen = 0
+
+        def __call__(self, outputs, labels):
+            self.seen += 1
+
+    loss = Counts()
+    other = again(builder, fit=dataclasses.replace(builder.fit, loss=loss))
+    first = other._key(Shift(), builder.original)
+    loss(None, None)
+    assert other._key(Shift(), builder.original) == first
 
 
 @pytest.mark.parametrize("how", ["disk", "wrapped_disk", "told_disk"])

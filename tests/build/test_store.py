@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from paretune.build.store import ENTRY, Store, key_of, write_whole
+from paretune.build.store import ENTRY, KEPT_DAYS, Store, key_of, write_whole
 from paretune.errors import ArtifactError, OutputError
 
 KEY = key_of("test", {"a": 1})
@@ -316,3 +316,65 @@ def test_a_file_is_written_whole(tmp_path):
     write_whole(tmp_path / "a" / "b.json", b"\0new")
     assert (tmp_path / "a" / "b.json").read_bytes() == b"\0new"
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["b.json"]
+
+
+def kept(store, key, days=0.0):
+    place = store.unfinished(key)
+    place.mkdir(parents=True)
+    (place / "step-1").write_text("half")
+    for path in (place / "step-1", place):
+        at = time.time() - days * 86_400
+        os.utime(path, (at, at))
+    return place
+
+
+def test_what_is_finished_or_old_is_swept_from_what_steps_kept(tmp_path):
+    store = Store(tmp_path / "store")
+    done, failed, fresh, old = (key_of("build", {"n": number}) for number in range(4))
+    store.put(done, "build", write)
+    store.put(failed, "build", lambda at: (at / "failed.json").write_text("{}") and None)
+    places = [kept(store, done), kept(store, failed), kept(store, fresh), kept(store, old, KEPT_DAYS + 1)]
+    with store.alone(old):
+        store.sweep()
+        assert [place.is_dir() for place in places] == [False, True, True, True], "one is still at work on the old"
+    store.sweep()
+    assert [place.is_dir() for place in places] == [False, True, True, False]
+    assert not list((store.root / "locks").iterdir())
+
+
+def test_one_alone_works_on_a_step(tmp_path):
+    store = Store(tmp_path / "store")
+    turns = []
+
+    def work(number):
+        with store.alone(KEY, lambda: turns.append("waits")):
+            turns.append(f"{number} in")
+            time.sleep(0.05)
+            turns.append(f"{number} out")
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    held = [turn for turn in turns if turn != "waits"]
+    assert len(held) == 6
+    assert all(held[place].split()[0] == held[place + 1].split()[0] for place in (0, 2, 4)), held
+    assert "waits" in turns
+
+
+def test_the_lock_of_a_killed_process_is_free(tmp_path):
+    store = Store(tmp_path / "store")
+    code = "import sys, time; from pathlib import Path; from paretune.build.store import Store\n"
+    code += "with Store(Path(sys.argv[1])).alone(sys.argv[2]): print('held', flush=True); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", code, str(store.root), KEY], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+    def refuse():
+        raise AssertionError("the lock is still held")
+
+    with store.alone(KEY, refuse):
+        pass

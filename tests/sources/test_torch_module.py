@@ -218,3 +218,23 @@ def test_a_model_that_takes_one_example_at_a_time_is_refused(tmp_path: Path) -> 
 def test_native_arrays_are_tensors() -> None:
     tensor = TorchModule().native(np.arange(3, dtype=np.float32))
     assert torch.equal(tensor, torch.tensor([0.0, 1.0, 2.0]))
+
+
+def test_a_function_makes_the_same_module_every_time_and_leaves_the_generators(tmp_path: Path) -> None:
+    def fresh() -> nn.Module:
+        return nn.Linear(3, 2)
+
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    torch.manual_seed(5)
+    one = read(fresh, [floats(3)] * 4, tmp_path / "one")
+    drawn = torch.rand(())
+    two = read(fresh, [floats(3)] * 4, tmp_path / "two")
+    assert one.digest == two.digest
+    torch.manual_seed(5)
+    assert torch.equal(torch.rand(()), drawn)
+    seeded = [torch.manual_seed(7), nn.Linear(3, 2)][1]
+    (tmp_path / "own").mkdir()
+    own = read(lambda: [torch.manual_seed(7), nn.Linear(3, 2)][1], [floats(3)] * 4, tmp_path / "own")
+    assert isinstance(own.origin, nn.Linear)
+    assert torch.equal(own.origin.weight, seeded.weight)

@@ -10,7 +10,9 @@ from accelerate import PartialState
 from safetensors.torch import save_file
 from torch import nn
 
+from paretune.errors import BuildError
 from paretune.forms import torch as form
+from paretune.training.device import home
 from paretune.training.loss import supervised
 from paretune.training.plan import Plan
 from paretune.training.trainer import train
@@ -20,10 +22,18 @@ def main(folder: Path) -> None:
     def small() -> nn.Module:
         return nn.Sequential(nn.Linear(nets.FEATURES, 16), nn.ReLU(), nn.Linear(16, nets.CLASSES))
 
+    home()
     place = PartialState()
     live = nets.net(0, small)
     artifact = nets.sealed(live, folder / f"model-{place.process_index}")
     module = form.restore(artifact)
+    told = []
+    for options in ({"batch": 1}, {"compile": True}):
+        try:
+            train(module, artifact, nets.split(nets.rows()), supervised(None), Plan(epochs=1, **options), 3)
+        except BuildError as error:
+            told.append(str(error))
+    (folder / f"told-{place.process_index}").write_text("\n".join(told))
     plan = Plan(epochs=2, batch=15, micro_batch=4, learning_rate=0.02)
     train(module, artifact, nets.split(nets.rows()), supervised(None), plan, 3)
     if place.is_main_process:

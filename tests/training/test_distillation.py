@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -11,10 +13,14 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
+from paretune.ask.artifact import Artifact, TensorSpec
+from paretune.build.technique import Fit
 from paretune.errors import BuildError
 from paretune.forms import torch as form
 from paretune.training.distillation import Teacher, as_taught, distilling, imitation, soft
+from paretune.training.healing import answers_classes
 from paretune.training.lesson import Lesson, Lessons
+from paretune.training.plan import Healing
 
 CPU = torch.device("cpu")
 
@@ -112,6 +118,88 @@ def test_without_labels_an_epoch_is_scored_by_agreement(tmp_path):
     assert as_taught(teacher, True)(lambda *x: right, labelled).tolist() == [1.0] * 20
 
 
+def test_labels_that_only_a_users_loss_understands_do_not_stop_it(tmp_path):
+    artifact, teacher = taught(tmp_path)
+    plain = lesson_of(artifact, range(10))
+    odd = dataclasses.replace(plain, labels=torch.zeros(10, 7, dtype=torch.int64))
+    answer = logits(5, 10, nets.CLASSES).requires_grad_()
+    step = distilling(teacher, lambda out, y: (out.sum(1) + y.sum(1)).mean(), 0.5, 4.0, True)
+    like = soft(answer, teacher(plain), 4.0)
+    torch.testing.assert_close(step(lambda *x: answer, odd), 0.5 * like + 0.5 * answer.sum(1).mean())
+    right = teacher(odd) * 3
+    assert as_taught(teacher, True)(lambda *x: right, odd).tolist() == [1.0] * 10
+    torch.testing.assert_close(distilling(teacher, None, 1.0, 4.0, True)(lambda *x: answer, odd), like)
+
+
+def test_whole_numbers_may_be_values_and_floats_classes(tmp_path):
+    artifact, teacher = taught(tmp_path)
+    lesson = lesson_of(artifact, range(6))
+    answer = logits(5, 6, nets.CLASSES).requires_grad_()
+    numbers = torch.arange(18).reshape(6, 3)
+    values = dataclasses.replace(lesson, labels=numbers)
+    step = distilling(teacher, None, 0.0, 4.0, False)
+    torch.testing.assert_close(step(lambda *x: answer, values), functional.mse_loss(answer, numbers.float()))
+    scores = as_taught(teacher, False)(lambda *x: answer, values)
+    torch.testing.assert_close(scores, -((answer - numbers) ** 2).mean(1))
+    floats = dataclasses.replace(lesson, labels=lesson.labels.float())
+    step = distilling(teacher, None, 0.0, 4.0, True)
+    torch.testing.assert_close(step(lambda *x: answer, floats), functional.cross_entropy(answer, lesson.labels))
+    with pytest.raises(BuildError, match=r"holds the label \d\.5, which is no class"):
+        step(lambda *x: answer, dataclasses.replace(lesson, labels=floats.labels + 0.5))
+
+
+@pytest.mark.parametrize(("given", "plan", "loss", "classes"), [
+    (np.int64, Healing(), None, True),
+    (np.float32, Healing(), None, False),
+    (np.int64, Healing(answers="values"), None, False),
+    (np.float32, Healing(answers="classes"), None, True),
+])  # fmt: skip
+def test_what_answers_are_follows_from_the_labels_or_is_said(tmp_path, given, plan, loss, classes):
+    data = nets.split([(x, given(y)) for x, y in nets.rows()])
+    artifact = nets.sealed(nets.net(), tmp_path / "net")
+    assert answers_classes(data, Fit(data, loss, artifact, 0, tmp_path), plan) is classes
+
+
+def test_labels_that_are_not_used_are_not_looked_at(tmp_path):
+    data = nets.split([(x, np.int64(1)) for x, _ in nets.rows()])
+    fit = Fit(data, None, nets.sealed(nets.net(), tmp_path / "net"), 0, tmp_path)
+    with pytest.raises(BuildError, match="all of its 120 examples are of class 1"):
+        answers_classes(data, fit, Healing())
+    assert answers_classes(data, fit, Healing(alpha=1.0)) is True
+    assert answers_classes(data, fit, Healing(answers="values")) is False
+
+
+def test_a_teacher_with_a_batch_of_its_own_answers_any_number(tmp_path):
+    artifact, teacher = taught(tmp_path)
+    program = tmp_path / "program"
+    program.mkdir()
+    module = form.restore(artifact)
+    torch.export.save(torch.export.export(module, (torch.zeros(7, nets.FEATURES),)), program / "model.pt2")
+    inputs, outputs = TensorSpec("x", "float32", (7, nets.FEATURES)), TensorSpec("output", "float32", (7, nets.CLASSES))
+    fixed = Artifact.seal("torch", program, (inputs,), (outputs,))
+    for remember in (True, False):
+        other = Teacher(fixed, nets.split(nets.rows()), CPU, remember=remember)
+        for places in ([3], [70, 3, 119], range(20)):
+            lesson = lesson_of(artifact, places)
+            torch.testing.assert_close(other(lesson), teacher(lesson), rtol=1e-4, atol=1e-5)
+
+
+def test_a_teacher_draws_nothing_from_the_callers_generators(tmp_path):
+    class Noisy(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x[:, :3] + torch.rand(len(x), 3)
+
+    artifact = nets.sealed(Noisy(), tmp_path / "noisy")
+    lesson = lesson_of(artifact, range(5))
+    torch.manual_seed(1)
+    first = Teacher(artifact, nets.split(nets.rows()), CPU)(lesson)
+    drawn = torch.rand(())
+    torch.manual_seed(1)
+    assert torch.equal(torch.rand(()), drawn)
+    torch.manual_seed(2)
+    assert torch.equal(Teacher(artifact, nets.split(nets.rows()), CPU)(lesson), first)
+
+
 def test_answers_that_do_not_fit_are_told(tmp_path):
     artifact, teacher = taught(tmp_path)
     step = distilling(teacher, None, 0.5, 4.0, True)
@@ -126,8 +214,6 @@ def test_a_teacher_that_cannot_teach_is_told(tmp_path):
 
     with pytest.raises(BuildError, match=r"train\[\d+\]: the original answers .* not finite"):
         Teacher(nets.sealed(Broken(), tmp_path / "broken"), nets.split(nets.rows()), CPU)
-    import dataclasses
-
     other = dataclasses.replace(nets.sealed(nets.net(), tmp_path / "other"), form="onnx")
     with pytest.raises(BuildError, match="only a torch module can teach"):
         Teacher(other, nets.split(nets.rows()), CPU)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from paretune.ask.own_step import OwnStep
 from paretune.errors import BuildError
 from paretune.training import loss
 from paretune.training.lesson import Lesson
@@ -111,3 +112,59 @@ def test_score_of_images_is_the_share_of_right_pixels():
     logits[0, 1, 0, 0] = 1
     truth = torch.from_numpy(np.array([[[1, 1], [0, 0]]]))
     assert loss.examine(lambda *x: logits, lesson(truth)).tolist() == [0.75]
+
+
+class Counting(torch.nn.Module):
+    """A loss with tensors and a state of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.tensor([1.0, 2.0, 3.0]))
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        self.seen += 1
+        return functional.cross_entropy(outputs, labels, self.weight) * self.seen
+
+
+def test_a_loss_that_is_a_module_is_copied_for_each_training():
+    own = Counting()
+    answer, given = seeded(2, 3).requires_grad_(), lesson(torch.tensor([1, 0]))
+    first, second = loss.supervised(own), loss.supervised(own)
+    once = first(lambda x: answer, given)
+    assert float(first(lambda x: answer, given).detach()) == pytest.approx(2 * float(once.detach()))
+    assert torch.equal(second(lambda x: answer, given), once)
+    assert float(own.seen) == 0
+
+
+def test_a_step_of_ones_own_calls_the_model_itself():
+    given = []
+    weight = torch.ones(2, requires_grad=True)
+
+    def own(model, inputs, labels):
+        given.append((inputs, labels))
+        return (model(inputs) - model(inputs + 1)).abs().sum() + weight.sum()
+
+    labels = torch.tensor([1, 0])
+    step = loss.supervised(OwnStep(own))
+    assert step(lambda x: x * weight[0], lesson(labels)).item() == 4
+    assert torch.equal(given[0][0], torch.zeros(2, 1))
+    assert given[0][1] is labels
+    pair = Lesson((torch.zeros(2, 1), torch.ones(2, 1)), labels, torch.arange(2), names=("a", "b"))
+    loss.supervised(OwnStep(lambda model, x, y: given.append(x) or weight.sum()))(lambda x: x, pair)
+    assert set(given[-1]) == {"a", "b"}
+    with pytest.raises(BuildError, match=r"Workload.step: returned a float"):
+        loss.supervised(OwnStep(lambda model, x, y: 3.0))(lambda x: x, lesson(labels))
+    with pytest.raises(BuildError, match=r"Workload.step: failed: KeyError: 'b' — give a function \(model, inputs"):
+        loss.supervised(OwnStep(lambda model, x, y: {}["b"]))(lambda x: x, lesson(labels))
+
+
+def test_an_epoch_is_scored_by_the_users_loss_where_only_that_understands_the_labels():
+    labels = torch.zeros(4, 7)
+    answer = seeded(4, 3)
+    score = loss.examining(lambda out, y: (out.sum(1) - y.sum(1)).abs().mean())
+    with torch.no_grad():
+        found = score(lambda x: answer, lesson(labels))
+    assert found.tolist() == pytest.approx([-float(answer.sum(1).abs().mean())] * 4)
+    plain = lesson(torch.tensor([0, 1, 2, 0]))
+    assert torch.equal(score(lambda x: answer, plain), loss.examine(lambda x: answer, plain))

@@ -31,4 +31,13 @@ def test_parts_are_few_even_and_nothing_is_lost(count, size):
     assert np.concatenate(made).tolist() == list(range(count))
     sizes = [len(part) for part in made]
     assert max(sizes) - min(sizes) <= 1
-    assert len(made) == (1 if size == 0 else -(-count // size))
+    fewest = 1 if size == 0 else -(-count // size)
+    assert len(made) == (fewest if size != 2 or count % 2 == 0 or count == 1 else fewest - 1)
+
+
+@given(st.integers(2, 99), st.integers(2, 20))
+def test_no_part_of_a_batch_is_a_single_example(count, size):
+    found = parts(np.arange(count), size)
+    assert np.array_equal(np.concatenate(found), np.arange(count))
+    assert min(map(len, found)) >= 2
+    assert max(map(len, found)) <= max(size, 3)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 import os
 import random
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -17,12 +20,20 @@ import torch
 import training_nets as nets
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
+from torch.nn import functional
 
-from paretune.errors import BuildError, DataError
+from paretune.ask.artifact import Artifact
+from paretune.build.passing import is_passing
+from paretune.errors import BuildError, DataError, StoppedError
 from paretune.forms import torch as form
+from paretune.training import trainer
+from paretune.training.activation_checkpoint import blocks_of
+from paretune.training.distillation import Teacher, distilling
 from paretune.training.lesson import demand_classes, demand_lessons
 from paretune.training.loss import supervised
 from paretune.training.plan import Plan
@@ -82,8 +93,8 @@ def test_the_same_seed_gives_the_same_bits_and_another_others(tmp_path):
     assert not same(modules[0], modules[2])
 
 
-def start(folder: Path, pause_s: float) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, nets.__file__, str(folder), str(pause_s)], stderr=subprocess.PIPE)
+def start(folder: Path, pause_s: float, *how: str) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, nets.__file__, str(folder), str(pause_s), *how], stderr=subprocess.PIPE)
 
 
 def end_of(folder: Path):
@@ -92,8 +103,8 @@ def end_of(folder: Path):
     return load_file(folder / "end.safetensors"), facts["curve"], int(facts["resumed"])
 
 
-def kill_after(folder: Path, steps: int) -> None:
-    process = start(folder, 0.02)
+def kill_after(folder: Path, steps: int, *how: str) -> None:
+    process = start(folder, 0.02, *how)
     wanted = folder / "checkpoints" / f"step-{steps:09d}"
     deadline = time.monotonic() + 120
     while not wanted.is_dir() and time.monotonic() < deadline and process.poll() is None:
@@ -104,13 +115,14 @@ def kill_after(folder: Path, steps: int) -> None:
     assert not (folder / "end.safetensors").exists()
 
 
-def test_a_killed_training_resumes_to_the_same_bits(tmp_path):
+@pytest.mark.parametrize("how", [(), ("taught",)])
+def test_a_killed_training_resumes_to_the_same_bits(tmp_path, how):
     whole, broken = _made(tmp_path / "whole"), _made(tmp_path / "broken")
-    kill_after(broken, 8)  # in the middle of the second epoch
-    process = start(broken, 0.0)
+    kill_after(broken, 8, *how)  # in the middle of the second epoch
+    process = start(broken, 0.0, *how)
     told = process.communicate(timeout=120)[1]
     assert process.returncode == 0, told.decode()
-    nets.main(whole, 0.0)
+    nets.main(whole, 0.0, *map(bool, how))
     expected, curve, _ = end_of(whole)
     found, again, resumed = end_of(broken)
     assert 8 <= resumed < 36
@@ -139,6 +151,128 @@ def test_checkpoints_of_another_training_are_refused(tmp_path):
     trained(tmp_path, nets.net(), keeping=keeping)
     with pytest.raises(BuildError, match="checkpoints of another training"):
         trained(tmp_path, nets.net(), dataclasses.replace(QUICK, batch=8), keeping=keeping)
+
+
+def test_a_training_that_is_stopped_keeps_where_it_was_and_goes_on_to_the_same_bits(tmp_path):
+    whole, expected = trained(tmp_path, nets.net(), nets.PLAN)
+    keeping = Keeping(tmp_path / "kept")
+
+    def stop(fraction: float, text: str) -> None:
+        if text.startswith("epoch 2"):
+            raise StoppedError("the time was over", where="here")
+
+    with pytest.raises(StoppedError):
+        trained(tmp_path, nets.net(), nets.PLAN, keeping=keeping, progress=stop)
+    assert [path.name for path in sorted(keeping.folder.iterdir())][-1] == "step-000000012"
+    resumed, outcome = trained(tmp_path, nets.net(), nets.PLAN, keeping=keeping)
+    assert outcome.resumed == 12
+    assert outcome.epochs == expected.epochs
+    assert same(resumed, whole)
+
+
+def test_a_stop_in_the_midst_of_an_epoch_is_kept_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, "SHOWN_EVERY_S", 0.0)
+    keeping = Keeping(tmp_path / "kept")
+
+    def stop(fraction: float, text: str) -> None:
+        if fraction > 0.25:
+            raise StoppedError("interrupted", where="here")
+
+    with pytest.raises(StoppedError):
+        trained(tmp_path, nets.net(), keeping=keeping, progress=stop)
+    assert [path.name for path in keeping.folder.iterdir()] == ["step-000000006"]
+
+
+def test_want_of_memory_is_told_and_not_taken_for_a_fault_of_the_model(tmp_path):
+    def greedy(call, lesson):
+        return PLAIN(call, lesson) + torch.empty(2**55).sum()
+
+    with pytest.raises(BuildError, match="the memory is not enough for 16 examples at once — set micro_batch") as told:
+        trained(tmp_path, nets.net(), step=greedy)
+    assert is_passing(told.value)
+    greedy_loss = supervised(lambda outputs, labels: outputs.sum() + torch.empty(2**55).sum())
+    with pytest.raises(BuildError, match="the memory is not enough"):
+        trained(tmp_path, nets.net(), step=greedy_loss)
+
+
+def test_what_is_never_saved_is_as_it_was_before(tmp_path):
+    live = nets.net()
+    module, _ = trained(tmp_path, live)
+    assert float(module.seen) == float(live.seen) == 0
+    artifact = nets.sealed(live, tmp_path / "model")
+    form.save(module, _made(tmp_path / "again"))
+    again = Artifact.seal("torch", tmp_path / "again", artifact.inputs, artifact.outputs, origin=live)
+    assert form.fingerprint(form.restore(again)) == form.fingerprint(module), "what is opened is what was sealed"
+
+
+def test_checkpoints_of_a_training_with_another_teacher_or_data_are_refused(tmp_path):
+    keeping = Keeping(tmp_path / "kept")
+    trained(tmp_path, nets.net(), keeping=keeping, about=("a",))
+    with pytest.raises(BuildError, match="checkpoints of another training"):
+        trained(tmp_path, nets.net(), keeping=keeping, about=("b",))
+    with pytest.raises(BuildError, match="checkpoints of another training"):
+        trained(tmp_path, nets.net(), keeping=keeping, about=("a",), items=nets.rows(seed=5))
+
+
+class Tagger(nn.Module):
+    """A class for each of the rows of an example."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(nets.FEATURES, nets.CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(x.reshape(len(x), -1, nets.FEATURES))
+
+
+def tokens(seed: int, lengths: list[int]) -> list:
+    """Sentences of four words, of which so many count."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for length in lengths:
+        labels = rng.integers(0, nets.CLASSES, 4)
+        labels[length:] = -100
+        found.append((rng.standard_normal(4 * nets.FEATURES).astype(np.float32), labels))
+    return found
+
+
+def ignoring(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return functional.cross_entropy(outputs.flatten(0, 1), labels.flatten())
+
+
+ONE_STEP = Plan(
+    epochs=1, batch=64, optimizer="sgd", momentum=0.0, weight_decay=0.0, learning_rate=1.0, warmup=0.0, clip=0.0
+)
+
+
+@settings(max_examples=6)
+@given(st.lists(st.integers(0, 4), min_size=2, max_size=9).filter(any), st.integers(1, 8), st.integers(0, 99))
+def test_parts_of_a_batch_of_tokens_give_the_gradient_of_the_batch(lengths, micro, seed):
+    items = tokens(seed, lengths)
+    live = nets.net(0, Tagger)
+    with tempfile.TemporaryDirectory() as place:
+        root = Path(place)
+        artifact = nets.sealed(live, root / "model", features=4 * nets.FEATURES)
+        data = nets.split(items)
+        teacher = Teacher(
+            nets.sealed(nets.net(1, Tagger), root / "t", features=4 * nets.FEATURES), data, torch.device("cpu")
+        )
+        for step in (PLAIN, supervised(ignoring), distilling(teacher, None, 0.6, 3.0, True)):
+            moved = []
+            for plan in (ONE_STEP, dataclasses.replace(ONE_STEP, micro_batch=micro)):
+                module = form.restore(artifact)
+                train(module, artifact, data, step, plan, 0)
+                moved.append(module.head.weight.detach() - live.head.weight.detach())
+            assert float(moved[0].abs().max()) > 0
+            torch.testing.assert_close(moved[1], moved[0], rtol=1e-3, atol=1e-5)
+
+
+def test_an_odd_batch_in_pairs_leaves_no_single_example_to_batch_normalisation(tmp_path):
+    plan = dataclasses.replace(QUICK, epochs=1, batch=15, micro_batch=2)
+    _, outcome = trained(tmp_path, nets.net(), plan)
+    assert len(outcome.epochs) == 1
+    with pytest.raises(BuildError, match="fails in training: ValueError: Expected more than 1 value"):
+        trained(tmp_path, nets.net(), dataclasses.replace(plan, micro_batch=1))
 
 
 def test_parts_of_a_batch_add_up_to_the_batch(tmp_path):
@@ -219,6 +353,55 @@ def test_half_precision_that_overflows_skips_steps_and_goes_on(tmp_path):
     module, outcome = trained(tmp_path, live, plan, step=steep)
     assert all(bool(parameter.isfinite().all()) for parameter in module.parameters())
     assert outcome.epochs[-1].loss < outcome.epochs[0].loss
+
+
+def test_half_precision_that_skipped_every_step_did_not_train(tmp_path):
+    def steep(call, lesson):
+        return PLAIN(call, lesson) * 1e38  # overflows at the first scales
+
+    plan = dataclasses.replace(QUICK, precision="fp16", epochs=1, batch=60)
+    with pytest.raises(BuildError, match="overflowed half precision in every step"):
+        trained(tmp_path, nets.net(0, small), plan, step=steep)
+
+
+def test_blocks_that_compute_again_give_the_same_bits(tmp_path):
+    class Block(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.lin, self.norm, self.drop = nn.Linear(width, 16), nn.BatchNorm1d(16), nn.Dropout(0.2)
+
+        def forward(self, x: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
+            ran.append(self.training)
+            return self.drop(torch.relu(self.norm(self.lin(x)))) * scale
+
+    def blocks() -> nn.Module:
+        return nn.Sequential(nn.Sequential(Block(nets.FEATURES), Block(16)), nn.Linear(16, nets.CLASSES))
+
+    ran: list[bool] = []
+    live = nets.net(0, blocks)
+    plain, _ = trained(tmp_path, live)
+    once, before = len(ran), form.fingerprint(live)
+    ran.clear()
+    again, _ = trained(tmp_path, live, dataclasses.replace(QUICK, activation_checkpointing=True))
+    assert len(ran) == 2 * once, "on the way back as well"
+    assert same(plain, again)
+    assert form.fingerprint(again) == before, "nothing is left laid over a block"
+    assert blocks_of(live) == list(live[0])
+    with pytest.raises(BuildError, match="no blocks to compute again"):
+        trained(tmp_path, nets.net(0, small), dataclasses.replace(QUICK, activation_checkpointing=True))
+    with pytest.raises(BuildError, match="exclude each other"):
+        trained(tmp_path, live, dataclasses.replace(QUICK, activation_checkpointing=True, compile=True))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a compiler")
+def test_a_compiled_training_learns_the_same(tmp_path):
+    live = nets.net(0, small)
+    plain, _ = trained(tmp_path, live)
+    compiled, _ = trained(tmp_path, live, dataclasses.replace(QUICK, compile=True))
+    for a, b in zip(plain.parameters(), compiled.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+    assert form.fingerprint(compiled) == form.fingerprint(live)
 
 
 def test_what_cannot_learn_is_refused_in_a_line(tmp_path):
@@ -309,15 +492,25 @@ def test_progress_tells_epoch_loss_score_and_time(tmp_path):
     assert told[-1][1].endswith(", 0:00 left")
 
 
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
 def test_two_processes_learn_what_one_does(tmp_path):
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    command += ["--num_cpu_threads_per_process", "1", "--main_process_ip", "127.0.0.1", "--main_process_port", "0"]
+    # accelerate launch starts several processes on GPUs only; on CPUs it leaves that to torch or MPI
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_addr", "127.0.0.1"]
+    command += ["--master_port", str(free_port())]
     done = subprocess.run(
         [*command, str(Path(__file__).with_name("parallel_nets.py")), str(tmp_path)],
-        capture_output=True, text=True, timeout=200, env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"},
+        capture_output=True, text=True, timeout=200,
+            env={**os.environ, "GLOO_SOCKET_IFNAME": "lo", "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
+    told = (tmp_path / "told-1").read_text().splitlines()
+    assert "1 examples to a step cannot be shared by 2 processes" in told[0]
+    assert "compile needs a single process" in told[1]
     found = load_file(tmp_path / "end.safetensors")
     plan = Plan(epochs=2, batch=15, micro_batch=4, learning_rate=0.02)
     live = nets.net(0, small)

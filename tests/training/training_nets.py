@@ -1,9 +1,9 @@
 """Small models and data to train; run as a program, it trains one, pausing in every step so that it can be killed.
 
-    python training_nets.py FOLDER PAUSE_S
+    python training_nets.py FOLDER PAUSE_S [taught]
 
 Checkpoints go to FOLDER/checkpoints, after every step if there is a pause, else after every epoch; the parameters at
-the end go to FOLDER/end.safetensors.
+the end go to FOLDER/end.safetensors. With ``taught`` another net is imitated.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import nn
 from paretune.ask.artifact import Artifact, TensorSpec
 from paretune.ask.data import Split
 from paretune.forms import torch as form
+from paretune.training.distillation import Teacher, distilling
 from paretune.training.loss import supervised
 from paretune.training.plan import Plan
 from paretune.training.trainer import Keeping, train
@@ -69,8 +70,11 @@ def sealed(module: nn.Module, root: Path, outputs: int = CLASSES, features: int 
     return Artifact.seal("torch", root, inputs, answers, origin=module, **facts)
 
 
-def main(folder: Path, pause_s: float) -> None:
+def main(folder: Path, pause_s: float, taught: bool = False) -> None:
     plain = supervised(None)
+    if taught:
+        teacher = Teacher(sealed(net(7), folder / "teacher"), split(rows()), torch.device("cpu"))
+        plain = distilling(teacher, None, 0.7, 4.0, True)
 
     def slow(call, lesson):
         time.sleep(pause_s)
@@ -87,4 +91,4 @@ def main(folder: Path, pause_s: float) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)  # as in the tests: sums of another order are other bits
-    main(Path(sys.argv[1]), float(sys.argv[2]))
+    main(Path(sys.argv[1]), float(sys.argv[2]), "taught" in sys.argv)

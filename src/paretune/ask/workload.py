@@ -19,6 +19,7 @@ import cloudpickle
 import numpy as np
 
 from paretune.ask.data import Collate, Split
+from paretune.ask.own_step import OwnStep
 from paretune.ask.score import Score, named
 from paretune.errors import DataError, WorkloadError
 
@@ -46,6 +47,9 @@ class Workload:
         :class:`~paretune.ask.set_score.SetScore` of the whole set (F1, AUC), or several of them by name.
     loss
         ``(outputs, labels)`` → scalar; None: cross-entropy for class labels, MSE for floats.
+    step
+        ``(model, inputs, labels)`` → scalar, in the place of ``loss``, for tasks whose loss is no function of outputs
+        and labels: it calls the model itself. Inputs and labels are a batch, as the data's items have them.
     collate
         Makes ``(inputs, labels)`` of a list of items, padding texts, say; None stacks.
     slices
@@ -73,16 +77,19 @@ class Workload:
     collate: Collate | None = None
     slices: Mapping[str, Callable[[Any, Any], Any]] | None = None
     student: object | None = None
+    step: Callable[..., Any] | None = None
 
     def __post_init__(self) -> None:
         if not self.name or not isinstance(self.name, str) or any(c in self.name for c in "/\\\0\n"):
             raise WorkloadError(f"{self.name!r} is not a name", where="Workload.name", do="use letters, digits and -")
-        for field, value in (("loss", self.loss), ("collate", self.collate)):
+        for field, value in (("loss", self.loss), ("step", self.step), ("collate", self.collate)):
             if value is not None and not callable(value):
                 raise WorkloadError(
                     f"is a {type(value).__qualname__}, not a function", where=f"Workload.{field}",
                     do="give a function, or leave it out",
                 )  # fmt: skip
+        if self.loss is not None and self.step is not None:
+            raise WorkloadError("takes the place of the loss", where="Workload.step", do="leave one of them out")
         for name, belongs in (self.slices or {}).items():
             if not callable(belongs):
                 raise WorkloadError(
@@ -90,6 +97,11 @@ class Workload:
                     do="give a function of (inputs, label) that says whether an item belongs",
                 )  # fmt: skip
         named(self.score)
+
+    @property
+    def minimised(self) -> Callable[..., Any] | None:
+        """What training minimises: the loss, or the step in its place."""
+        return self.loss if self.step is None else OwnStep(self.step)
 
 
 def members(split: Split, name: str, belongs: Callable[[Any, Any], Any]) -> np.ndarray[Any, Any]:

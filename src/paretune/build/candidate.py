@@ -9,9 +9,9 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,11 @@ from paretune.ask.event import Event, Observer
 from paretune.ask.knob import make, values_of
 from paretune.ask.target import Target
 from paretune.build import history
+from paretune.build.passing import is_passing, lacks_memory
 from paretune.build.recipe import Recipe, titled
-from paretune.build.store import Store, key_of
+from paretune.build.store import FAILED, Store, key_of
 from paretune.build.technique import Fit, Technique
-from paretune.errors import BuildError, CallError, OutputError, ParetuneError, RecipeError
+from paretune.errors import BuildError, CallError, OutputError, ParetuneError, RecipeError, StoppedError
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,8 @@ class Builder:
     original: Artifact
     fit: Fit
     observer: Observer
+    stop: Callable[[Technique], str] = lambda step: ""
+    """Asked while a step works: why it is to stop, or nothing."""
 
     def build(self, recipe: Recipe) -> Artifact:
         """The artefact of the recipe applied to the original model.
@@ -128,8 +131,10 @@ class Builder:
         Raises
         ------
         BuildError
-            If a step cannot be applied; remembered, so that a resumed run does not try again (but for want of memory,
-            which another machine may have).
+            If a step cannot be applied; remembered, so that a resumed run does not try again (but where memory was not
+            enough or a device failed, as another try or another machine may do better).
+        StoppedError
+            If ``stop`` gave a reason in a step's midst: nothing is remembered but what the step itself kept.
         OutputError
             If the store cannot be written.
         RecipeError
@@ -151,12 +156,16 @@ class Builder:
                 "original": self.original.digest,
                 "student": None if self.fit.student is None else self.fit.student.digest,
                 "train": self._train,
-                "loss": None if self.fit.loss is None else fingerprint_of(self.fit.loss),
+                "loss": self._loss,
                 "keep": self.fit.keep,
                 "seed": self.fit.seed,
                 "versions": {module: _version(module) for module in ("paretune", *step.needs)},
             },
         )
+
+    @cached_property
+    def _loss(self) -> str | None:
+        return None if self.fit.loss is None else fingerprint_of(self.fit.loss)
 
     @cached_property
     def _train(self) -> list[Any] | None:
@@ -175,8 +184,7 @@ class Builder:
         started = time.perf_counter()
         cached = place is not None
         if place is None:
-            self.observer.on(Event("progress", f"applying {step.name}", {"fraction": 0.0}))
-            place = self.store.put(key, "build", lambda scratch: self._apply(step, artifact, scratch, key))
+            place, cached = self._make(step, artifact, key)
         seconds = time.perf_counter() - started
         self.observer.on(
             Event("step", step.name, {"step": "build", "key": key, "cached": cached, "seconds": round(seconds, 3)})
@@ -184,45 +192,63 @@ class Builder:
         unmatched = place / UNMATCHED
         if unmatched.exists():
             self.fit.unmatched(json.loads(unmatched.read_text()))
-        failure = place / "failed.json"
+        failure = place / FAILED
         if failure.exists():
             told = json.loads(failure.read_text())
             raise BuildError(told["what"], where=told["where"], do=told["do"])
-        shutil.rmtree(self.store.unfinished(key), ignore_errors=True)
         made = self._open(place)
         return dataclasses.replace(made, history=(*artifact.history, *history.read(place)))
 
-    def _apply(self, step: Technique, artifact: Artifact, scratch: Path, key: str) -> None:
-        def progress(fraction: float, what: str) -> None:
-            self.observer.on(Event("progress", f"{step.name}: {what}", {"fraction": fraction}))
+    def _make(self, step: Technique, artifact: Artifact, key: str) -> tuple[Path, bool]:
+        """The step's entry, and whether another process made it while this one waited."""
 
+        def wait() -> None:
+            self._tell(step, 0.0, "waiting for another process that makes the same")
+
+        with self.store.alone(key, wait):
+            place = self.store.get(key)
+            if place is not None:
+                return place, True
+            self.observer.on(Event("progress", f"applying {step.name}", {"fraction": 0.0}))
+            place = self.store.put(key, "build", lambda scratch: self._apply(step, artifact, scratch, key))
+            if not (place / FAILED).exists():
+                shutil.rmtree(self.store.unfinished(key), ignore_errors=True)
+            return place, False
+
+    def _tell(self, step: Technique, fraction: float, what: str) -> None:
+        self.observer.on(Event("progress", f"{step.name}: {what}", {"fraction": fraction}))
+        reason = self.stop(step)
+        if reason:
+            raise StoppedError(f"stopped at {fraction:.0%}: {reason}", where=step.name)
+
+    def _apply(self, step: Technique, artifact: Artifact, scratch: Path, key: str) -> None:
         said: list[list[str]] = []
         entries: list[history.Entry] = []
         fit = dataclasses.replace(
-            self.fit, scratch=scratch, progress=progress, unmatched=lambda patterns: said.append(list(patterns)),
-            checkpoints=self.store.unfinished(key), record=entries.append,
+            self.fit, scratch=scratch, progress=partial(self._tell, step), record=entries.append,
+            unmatched=lambda patterns: said.append(list(patterns)), checkpoints=self.store.unfinished(key),
         )  # fmt: skip
         try:
             made = step.apply(artifact, fit)
             if made.form != step.gives or made.root != fit.out:
                 raise BuildError(f"returned form {made.form} at {made.root.name}", where=step.name)
-        except OutputError:
+        except (OutputError, StoppedError):
             raise
-        except MemoryError as error:
-            raise BuildError("the memory is not enough", where=step.name, do="free some, or leave it out") from error
         except (Exception, SystemExit) as error:
             _raise_if_full(error, scratch)
             # a technique may fail in any way on a model nobody foresaw: a finding, not the end of the run
-            told = error if isinstance(error, ParetuneError) else BuildError(_one_line(error), where=step.name)
+            told = _told(error, step.name)
+            if is_passing(error):
+                raise told from error
             shutil.rmtree(scratch, ignore_errors=True)
             scratch.mkdir()
             document = {"what": told.what, "where": told.where or step.name, "do": told.do}
-            (scratch / "failed.json").write_text(json.dumps(document))
+            (scratch / FAILED).write_text(json.dumps(document))
         for patterns in said[-1:] if self.fit.keep else ():
             (scratch / UNMATCHED).write_text(json.dumps(patterns))
         history.write(entries, scratch)
         for leftover in scratch.iterdir():
-            if leftover.name not in ("out", "failed.json", UNMATCHED, history.FILE):
+            if leftover.name not in ("out", FAILED, UNMATCHED, history.FILE):
                 shutil.rmtree(leftover) if leftover.is_dir() and not leftover.is_symlink() else leftover.unlink()
 
 
@@ -235,6 +261,14 @@ def _raise_if_full(error: BaseException, scratch: Path) -> None:
             do = "free some space, or write to another disk"
             raise OutputError(os.strerror(number or errno.ENOSPC).lower(), where=str(scratch.parent), do=do) from error
         told = told.__cause__ or told.__context__
+
+
+def _told(error: BaseException, name: str) -> ParetuneError:
+    if isinstance(error, ParetuneError):
+        return error
+    if lacks_memory(error):
+        return BuildError("the memory is not enough", where=name, do="free some, or leave it out")
+    return BuildError(_one_line(error), where=name)
 
 
 def _one_line(error: BaseException) -> str:

@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -27,6 +28,11 @@ except ImportError:  # Windows: scratch directories are not locked, and what a k
     fcntl = None  # type: ignore[assignment]
 
 ENTRY = "entry.json"
+FAILED = "failed.json"
+"""In the entry of a step that failed: why."""
+KEPT_DAYS = 14
+"""So long is kept what a step that was stopped, or failed, had so far."""
+WAIT_S = 0.2
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CLOSED = (
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP,
@@ -151,10 +157,61 @@ class Store:
         """Where a step that takes long may keep what it has so far: it outlives a kill, and is no entry. Not made."""
         return self.root / "unfinished" / key
 
+    @contextmanager
+    def alone(self, key: str, wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Keep every other process from this step meanwhile; ``wait`` is called again and again while one is at it.
+
+        Raises
+        ------
+        OutputError
+            If the store cannot be written.
+        """
+        handle = self._locked(key, wait)
+        try:
+            yield
+        finally:
+            if handle is not None:
+                self._lock(key).unlink(missing_ok=True)
+                os.close(handle)
+
+    def _locked(self, key: str, wait: Callable[[], None]) -> int | None:
+        """The handle that holds the step's lock; None where a disk has no locks."""
+        if fcntl is None:
+            return None
+        place = self._lock(key)
+        while True:
+            with writing(self.root):
+                place.parent.mkdir(parents=True, exist_ok=True)
+                handle = os.open(place, os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(handle)
+                wait()
+                time.sleep(WAIT_S)
+                continue
+            except OSError:
+                os.close(handle)
+                return None
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(handle), place.stat()):
+                    return handle
+            os.close(handle)  # who held it before took the file away: the lock is that of another file by now
+
+    def _lock(self, key: str) -> Path:
+        return self.root / "locks" / key
+
     def sweep(self) -> None:
-        """Remove what killed processes left half-written; what a living one works on stays."""
+        """Remove what killed processes left half-written; what a living one works on stays.
+
+        What a step kept on its way goes when the step is finished, and otherwise after :data:`KEPT_DAYS` days.
+        """
         if fcntl is None:
             return
+        for kept in (self.root / "unfinished").glob("*"):
+            if self._is_done(kept.name) or time.time() - _newest(kept) > KEPT_DAYS * 86_400:
+                with suppress(BlockingIOError, OutputError), self.alone(kept.name, _leave):
+                    shutil.rmtree(kept, ignore_errors=True)
         for leftover in (self.root / "scratch").glob("*-*"):
             with suppress(OSError):
                 handle = os.open(leftover, os.O_RDONLY | os.O_DIRECTORY)
@@ -164,8 +221,25 @@ class Store:
                 finally:
                     os.close(handle)
 
+    def _is_done(self, key: str) -> bool:
+        place = self._place(key)
+        return (place / ENTRY).is_file() and not (place / FAILED).exists()
+
     def _place(self, key: str) -> Path:
         return self.root / key[:2] / key
+
+
+def _newest(place: Path) -> float:
+    """When something below it was last written, as seconds since 1970."""
+    found = [place.stat().st_mtime]
+    for path in place.rglob("*"):
+        with suppress(OSError):
+            found.append(path.stat().st_mtime)
+    return max(found)
+
+
+def _leave() -> None:
+    raise BlockingIOError
 
 
 def _hold(place: Path) -> bool:

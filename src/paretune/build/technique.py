@@ -29,7 +29,8 @@ class Fit:
     train
         Training examples, without the slice on which the search ranks; None when the workload has none to give.
     loss
-        The workload's loss, or None for the default (cross-entropy for class labels, MSE for floats).
+        The workload's loss or its own step (:class:`~paretune.ask.own_step.OwnStep`), or None for the default
+        (cross-entropy for class labels, MSE for floats).
     teacher
         The original model.
     keep

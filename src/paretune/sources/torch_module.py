@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import torch
 
 PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt")
+FACTORY_SEED = 0
+"""Under which a user's function makes its module; one that seeds by itself has its own."""
 LOOKED_AT = 64
 """Examples whose lengths are looked at for axes that vary."""
 
@@ -118,8 +120,12 @@ def _module_of(model: object) -> torch.nn.Module | None:
 
     factory = inspect.isroutine(model) or isinstance(model, functools.partial)
     if factory or (inspect.isclass(model) and issubclass(model, torch.nn.Module)):
+        from paretune.training import random_state
+
         try:
-            made = model()  # type: ignore[operator]
+            # a fresh student is the same one in every process: else a resumed run would find nothing of it again
+            with random_state.seeded(FACTORY_SEED, torch.device("cpu")):
+                made = model()  # type: ignore[operator]
         except Exception as error:
             raise WorkloadError(f"the function that makes it failed: {error!r}", where="Workload.model") from error
         if not isinstance(made, torch.nn.Module):

@@ -16,10 +16,10 @@ import numpy as np
 import psutil
 import torch
 from accelerate import Accelerator
-from accelerate.utils.memory import should_reduce_batch_size
 
 from paretune.ask.artifact import Artifact
 from paretune.ask.data import Split
+from paretune.build.passing import lacks_memory
 from paretune.check import cgroup
 from paretune.errors import BuildError, ParetuneError
 from paretune.forms import torch as form
@@ -100,7 +100,7 @@ def find(
             except ParetuneError:
                 raise
             except Exception as error:  # whatever the user's forward or loss raises, or an allocator
-                if not _is_memory(error):
+                if not lacks_memory(error):
                     raise BuildError(f"the model fails in training: {error!r}", where=name) from error
                 break
     if not speeds:
@@ -188,8 +188,3 @@ def _free(device: torch.device) -> int | None:
     if group is not None:
         free = min(free, max(0, group - psutil.Process().memory_info().rss))
     return free // 2
-
-
-def _is_memory(error: BaseException) -> bool:
-    told = isinstance(error, MemoryError | torch.OutOfMemoryError) or should_reduce_batch_size(error)
-    return told or "could not create a memory" in str(error) or "bad_alloc" in str(error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,22 @@ class Checkpoints:
         described = {"step": checkpoint.step, "files": files, "facts": dict(checkpoint.facts)}
         (scratch / FACTS).write_text(json.dumps(described))
         sync(scratch)
+
+
+def tensors_of(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Parameters and all buffers, those that ``state_dict`` leaves out too; each once, tied or not."""
+    yield from module.named_parameters()
+    yield from module.named_buffers()
+
+
+def unsaved_of(module: torch.nn.Module) -> list[tuple[torch.nn.Module, str, torch.Tensor]]:
+    """The buffers that ``state_dict`` leaves out: (whose, name, a copy)."""
+    return [
+        (owner, name, held.detach().clone())
+        for owner in module.modules()
+        for name in sorted(owner._non_persistent_buffers_set)
+        if (held := owner._buffers.get(name)) is not None
+    ]
 
 
 def _read(place: Path) -> Checkpoint | None:

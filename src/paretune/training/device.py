@@ -11,17 +11,25 @@ from typing import Any
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState, GradientState
-from accelerate.utils import GradientAccumulationPlugin
+from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, parse_flag_from_env
 
 from paretune.errors import BuildError
+
+# cuBLAS reads it when a process asks for its first matrix product, which may be before any training
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 _NAMES = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
 def home() -> torch.device:
     """The device that this process trains on: the one that ``accelerate launch`` gave it, else a GPU, else the CPU."""
-    device: torch.device = PartialState().device
+    device: torch.device = PartialState(cpu=_on_cpu()).device
     return device
+
+
+def _on_cpu() -> bool:
+    # accelerate joins processes on CPUs only when it is told that they have nothing else
+    return parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
 
 
 @contextlib.contextmanager
@@ -44,8 +52,11 @@ def accelerator(precision: str) -> Iterator[Accelerator]:
     try:
         try:
             made = Accelerator(
+                cpu=_on_cpu(),
                 mixed_precision=_NAMES[precision],
                 gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # weighted here, part by part
+                # a frozen head or a branch not taken must not stop several processes
+                kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
             )
         except ValueError as error:
             raise BuildError(f"this device does not train in {precision}: {error}", do="use precision=fp32") from error
@@ -62,8 +73,6 @@ def accelerator(precision: str) -> Iterator[Accelerator]:
 @contextlib.contextmanager
 def repeatable(device: torch.device) -> Iterator[None]:
     """The same numbers every time, where torch has a kernel for it: deterministic algorithms, gradients switched on."""
-    if device.type == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the first matrix product is asked for
     enabled = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     memory: Any = torch.utils.deterministic  # a module whose attributes torch does not declare

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -12,11 +13,25 @@ from torch.nn import functional
 
 from paretune.ask.artifact import Artifact
 from paretune.ask.data import Split
+from paretune.ask.own_step import OwnStep
 from paretune.errors import BuildError
 from paretune.forms import torch as form
+from paretune.training import random_state
+from paretune.training.device import repeatable
 from paretune.training.learner import answer_of
 from paretune.training.lesson import Lesson, Lessons
-from paretune.training.loss import Call, Examine, Step, class_rows, examine, hard
+from paretune.training.loss import (
+    Call,
+    Examine,
+    Step,
+    balance,
+    class_rows,
+    examined,
+    hard,
+    meant,
+    prepared,
+    stepped,
+)
 
 REMEMBERED_BYTES = 1 << 30
 """A teacher's answers to all examples are kept where they are smaller than this: it then answers each example once."""
@@ -59,36 +74,64 @@ class Teacher:
                 f"the original is of form {artifact.form}, and only a torch module can teach", where="teacher",
                 do="give the nn.Module that it was made from as the workload's model",
             )  # fmt: skip
-        self._model = form.restore(artifact).requires_grad_(False).to(device)
-        self._names = form.keywords(artifact)
-        self._lessons = Lessons(split, artifact, device)
-        self._known = self._all(progress) if remember and _is_small(artifact, len(split)) else None
+        self.artifact = artifact
+        self._model = form.restore(artifact).requires_grad_(False)
+        # the graph of an exported program names the device that it was made for
+        self._device = torch.device("cpu") if form.is_program(self._model) else device
+        self._model.to(self._device)
+        self._names, self._fixed = form.keywords(artifact), artifact.fixed_batch
+        self._lessons = Lessons(split, _of_any_batch(artifact), self._device)
+        self._known = self._all(progress).to(device) if remember and _is_small(artifact, len(split)) else None
+        if self._known is not None:
+            self._model.cpu()  # it is asked again for changed examples only
 
     def __call__(self, lesson: Lesson) -> torch.Tensor:
         """Its answers to a lesson, as losses look at them: the only tensor, ``logits``, or the first."""
         if self._known is not None and lesson.as_given:
             return self._known[lesson.places.to(self._known.device)]
-        return self._answer(lesson)
+        return self._answer(lesson).to(lesson.inputs[0].device)
 
     def _answer(self, lesson: Lesson) -> torch.Tensor:
+        self._model.to(self._device)
+        inputs = tuple(tensor.to(self._device) for tensor in lesson.inputs)
+        parts = [inputs] if self._fixed is None else _filled(inputs, self._fixed)
         with torch.no_grad():
-            names, tensors, _ = form.call_flat(self._model, self._names, lesson.inputs)
-        answer = tensors[names.index("logits") if "logits" in names else 0].float()
+            told = [form.call_flat(self._model, self._names, part) for part in parts]
+        names = told[0][0]
+        place = names.index("logits") if "logits" in names else 0
+        answer = torch.cat([tensors[place].float() for _, tensors, _ in told])[: len(lesson)]
         if not bool(answer.isfinite().all()):
-            place = int(lesson.places[int((~answer.isfinite()).reshape(len(lesson), -1).any(dim=1).int().argmax())])
+            at = int(lesson.places[int((~answer.isfinite()).reshape(len(lesson), -1).any(dim=1).int().argmax())])
             raise BuildError(
                 "the original answers a training example with numbers that are not finite",
-                where=f"train[{self._lessons.split.indices[place]}]", do="leave the example out, or mend the model",
+                where=f"train[{self._lessons.split.indices[at]}]", do="leave the example out, or mend the model",
             )  # fmt: skip
         return answer
 
     def _all(self, progress: Progress) -> torch.Tensor:
         # in one order and in batches of one size, so that a resumed training learns from the same bits
         count, found = len(self._lessons), []
-        for start in range(0, count, ANSWERED_AT_ONCE):
-            progress(start / count, "asking the original")
-            found.append(self._answer(self._lessons.at(np.arange(start, min(start + ANSWERED_AT_ONCE, count)))))
+        with repeatable(self._device), random_state.seeded(0, self._device):
+            for start in range(0, count, ANSWERED_AT_ONCE):
+                progress(start / count, "asking the original")
+                found.append(self._answer(self._lessons.at(np.arange(start, min(start + ANSWERED_AT_ONCE, count)))))
         return torch.cat(found)
+
+
+def _of_any_batch(artifact: Artifact) -> Artifact:
+    """The artefact as if its batch axis were free: what it is asked is put into batches of its own size."""
+    if artifact.fixed_batch is None:
+        return artifact
+    inputs = tuple(dataclasses.replace(spec, shape=("batch", *spec.shape[1:])) for spec in artifact.inputs)
+    return dataclasses.replace(artifact, inputs=inputs)
+
+
+def _filled(inputs: tuple[torch.Tensor, ...], size: int) -> list[tuple[torch.Tensor, ...]]:
+    """The inputs in parts of ``size``, the last one filled up with its first example."""
+    count = len(inputs[0])
+    places = [torch.arange(start, start + size) for start in range(0, count, size)]
+    places[-1] = torch.where(places[-1] < count, places[-1], places[-1][0])
+    return [tuple(tensor[part.to(tensor.device)] for tensor in inputs) for part in places]
 
 
 def distilling(
@@ -97,8 +140,9 @@ def distilling(
     """The step of distillation: ``alpha`` times the soft loss plus ``1 - alpha`` times the loss against the labels.
 
     For classes the soft loss is that of :func:`soft`, otherwise the mean squared difference of the answers. With
-    ``alpha`` 1 no labels are needed.
+    ``alpha`` 1 no labels are needed; those that fit still say which positions are no more than padding.
     """
+    own = prepared(loss)
 
     def step(call: Call, lesson: Lesson) -> torch.Tensor:
         outputs = call(*lesson.inputs)
@@ -109,12 +153,29 @@ def distilling(
                 where="teacher", do="give a student with the outputs of the original",
             )  # fmt: skip
         if classes:
-            taught = imitation(answer, wanted, lesson.labels, temperature)
+            labels = positions(answer, lesson.labels)
+            share = 1.0 if labels is None else balance(lesson, lambda labels: labels >= 0)
+            taught = imitation(answer, wanted, labels, temperature) * share
         else:
             taught = functional.mse_loss(answer.float(), wanted)
-        return taught if alpha == 1 else alpha * taught + (1 - alpha) * hard(loss, outputs, lesson)
+        if alpha == 1:
+            return taught
+        if isinstance(own, OwnStep):
+            return alpha * taught + (1 - alpha) * stepped(own, call, lesson)
+        return alpha * taught + (1 - alpha) * hard(own, outputs, lesson if own is not None else meant(lesson, classes))
 
     return step
+
+
+def positions(answer: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor | None:
+    """Labels, if they are classes and one for each position of the answers; None where they mean something else."""
+    if labels is None or labels.is_floating_point():
+        return None
+    try:
+        class_rows(answer, labels)
+    except BuildError:
+        return None
+    return labels
 
 
 def imitation(
@@ -151,8 +212,10 @@ def as_taught(teacher: Teacher, classes: bool) -> Examine:
     """
 
     def score(call: Call, lesson: Lesson) -> torch.Tensor:
+        answer = answer_of(call(*lesson.inputs))
         if lesson.labels is not None:
-            return examine(call, lesson)
+            with contextlib.suppress(BuildError):  # labels that only the user's loss understands, or that are not used
+                return examined(answer, meant(lesson, classes))
         wanted = teacher(lesson)
         if not classes:
             labels = wanted
@@ -160,7 +223,7 @@ def as_taught(teacher: Teacher, classes: bool) -> Examine:
             labels = (wanted.reshape(-1) > 0).long()
         else:
             labels = wanted.argmax(dim=1)
-        return examine(call, dataclasses.replace(lesson, labels=labels))
+        return examined(answer, dataclasses.replace(lesson, labels=labels))
 
     return score
 

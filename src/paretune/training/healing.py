@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import torch
 
 from paretune.ask.artifact import Artifact
+from paretune.ask.code import fingerprint_of
 from paretune.ask.data import Split
+from paretune.ask.own_step import OwnStep
 from paretune.build.technique import Fit
 from paretune.errors import BuildError
 from paretune.forms import torch as form
@@ -17,7 +20,7 @@ from paretune.training.device import home
 from paretune.training.distillation import Teacher, as_taught, distilling
 from paretune.training.learner import demand_trainable
 from paretune.training.lesson import demand_classes, demand_lessons
-from paretune.training.loss import Step, supervised
+from paretune.training.loss import Step, examining, supervised
 from paretune.training.outcome import Outcome
 from paretune.training.plan import Healing, Plan
 from paretune.training.trainer import Each, Keeping, train
@@ -81,10 +84,10 @@ def heal(
         module, artifact, data, step, plan, fit.seed, score=as_taught(wise, classes), companion=companion, each=each,
         keeping=None if fit.checkpoints is None else Keeping(fit.checkpoints / part if part else fit.checkpoints),
         progress=lambda share, text: told(ASKING + (1 - ASKING) * share, text),
-        name=name,
+        name=name, about=(*_about(fit), wise.artifact.digest),
     )  # fmt: skip
     fit.record(outcome.entry(name, part))
-    return outcome
+    return dataclasses.replace(outcome, note=_unheard(wise.artifact))
 
 
 def tutored(module: torch.nn.Module, artifact: Artifact, fit: Fit, plan: Plan, *, name: str) -> Outcome:
@@ -100,24 +103,41 @@ def tutored(module: torch.nn.Module, artifact: Artifact, fit: Fit, plan: Plan, *
     data = demand_lessons(fit.train, name)
     if fit.loss is None:
         demand_classes(data)
-    return train(
-        module, artifact, data, supervised(fit.loss), plan, fit.seed, progress=fit.progress, name=name,
+    outcome = train(
+        module, artifact, data, supervised(fit.loss), plan, fit.seed, score=examining(fit.loss),
+        progress=fit.progress, name=name, about=_about(fit),
         keeping=None if fit.checkpoints is None else Keeping(fit.checkpoints),
     )  # fmt: skip
+    fit.record(outcome.entry(name))
+    return outcome
 
 
 def answers_classes(data: Split, fit: Fit, plan: Healing) -> bool:
     """Whether the answers are classes; what the labels must be for that is checked where labels count."""
     labels = next(data.head(1).batches(1)).labels
-    if labels is None and (plan.alpha < 1 or plan.answers == "auto"):
+    needed = plan.alpha < 1 and not isinstance(fit.loss, OwnStep)
+    if labels is None and (needed or plan.answers == "auto"):
         raise BuildError(
             "has no labels", where=data.name, do="give labels, or set alpha=1 and answers to classes or values"
         )
-    if labels is not None and fit.loss is None:
-        demand_classes(data)
+    classes = plan.answers == "classes"
     if plan.answers == "auto":
-        return labels is not None and labels.dtype.kind in "iub"
-    return plan.answers == "classes"
+        classes = labels is not None and labels.dtype.kind in "iub"
+    if classes and plan.alpha < 1 and fit.loss is None:
+        demand_classes(data)
+    return classes
+
+
+def _about(fit: Fit) -> tuple[str, ...]:
+    return () if fit.loss is None else (fingerprint_of(fit.loss),)
+
+
+def _unheard(teacher: Artifact) -> str:
+    """Which outputs are not taught, in words; nothing where there is only one."""
+    names = [spec.name for spec in teacher.outputs]
+    told = "logits" if "logits" in names else names[0]
+    left = ", ".join(name for name in names if name != told)
+    return f"of the outputs only {told} is compared with the original's, not {left}" if left else ""
 
 
 def sealed(

@@ -24,8 +24,10 @@ class Learner(torch.nn.Module):
         self.model, self.names = model, names
         self.companion = companion  # never called here: it travels with the model to devices and into wrappers
 
-    def forward(self, *inputs: torch.Tensor) -> Any:
-        """``inputs``: in the order of the artefact's."""
+    def forward(self, *inputs: torch.Tensor, **named: torch.Tensor) -> Any:
+        """``inputs``: in the order of the artefact's; or all of them ``named``, where the model is called so."""
+        if named:
+            return self.model(*inputs, **named)
         if self.names is None:
             return self.model(*inputs)
         return self.model(**dict(zip(self.names, inputs, strict=True)))

@@ -18,14 +18,24 @@ from paretune.training.order import Places
 class Lesson:
     """A batch: inputs in the order of the artefact's, labels, and the places of its examples in the data.
 
-    ``labels`` keep the dtype that the data gives them. ``as_given`` is False where the inputs were changed: answers to
-    the examples themselves are then no answers to them.
+    Attributes
+    ----------
+    labels
+        Of the dtype that the data gives them.
+    as_given
+        False where the inputs were changed: answers to the examples themselves are then no answers to them.
+    names
+        Those of the inputs, where the data names them.
+    batch_labels
+        Where the lesson is a part of a batch only: the labels of all of it.
     """
 
     inputs: tuple[torch.Tensor, ...]
     labels: torch.Tensor | None
     places: torch.Tensor
     as_given: bool = True
+    names: tuple[str, ...] | None = None
+    batch_labels: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.places)
@@ -56,12 +66,24 @@ class Lessons:
         arrays = fit_inputs(batch.inputs, self.split.keys, self.artifact, self.split.name)
         return Lesson(
             tuple(self._tensor(form.native(array)) for array in arrays),
-            None if batch.labels is None else form.native(batch.labels).to(self.device),
+            None if batch.labels is None else self._moved(form.native(batch.labels)),
             torch.as_tensor(places.copy()),
+            names=form.keywords(self.artifact),
         )
 
+    def labels(self, places: Places) -> torch.Tensor | None:
+        """The labels of the examples at these places, on the CPU."""
+        chosen = Split(self.split.examples, tuple(self.split.indices[place] for place in places))
+        labels = next(chosen.batches(len(chosen))).labels
+        return None if labels is None else form.native(labels)
+
+    def _moved(self, tensor: torch.Tensor) -> torch.Tensor:
+        if self.device.type == "mps" and tensor.dtype == torch.float64:
+            tensor = tensor.float()  # it has no double
+        return tensor.to(self.device)
+
     def _tensor(self, tensor: torch.Tensor) -> torch.Tensor:
-        tensor = tensor.to(self.device)
+        tensor = self._moved(tensor)
         four = self.channels_last and tensor.ndim == 4
         return tensor.contiguous(memory_format=torch.channels_last) if four else tensor
 

@@ -36,10 +36,23 @@ class Order:
 
 
 def parts(places: Places, size: int) -> list[Places]:
-    """``places`` in as few parts of at most ``size`` as will do, their sizes as even as can be; 0: one part."""
+    """``places`` in as few parts of at most ``size`` as will do, their sizes as even as can be; 0: one part.
+
+    Of an odd number in pairs one part has three: batch normalisation fails on a single example.
+    """
     if size == 0 or len(places) <= size:
         return [places]
-    return np.array_split(places, -(-len(places) // size))
+    number = -(-len(places) // size)
+    return np.array_split(places, number - 1 if size == 2 and len(places) % 2 else number)
+
+
+def parted(count: int, aside: float, seed: int) -> tuple[Places, Places]:
+    """Places of examples (to learn from, to score on): a seeded share, at least one, is set aside where any is."""
+    if not aside:
+        return np.arange(count), np.arange(0)
+    shuffled = np.random.default_rng(seed).permutation(count)
+    number = max(1, round(aside * count))
+    return np.sort(shuffled[number:]), shuffled[:number]
 
 
 @lru_cache(maxsize=4)

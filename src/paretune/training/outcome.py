@@ -28,11 +28,14 @@ class Outcome:
         The epoch (counted from 1) whose parameters the module has now.
     resumed
         The step at which a checkpoint was taken up; 0: from the beginning.
+    note
+        What else is to be known of it, in words.
     """
 
     epochs: tuple[Epoch, ...]
     kept: int
     resumed: int
+    note: str = ""
 
     @property
     def line(self) -> str:
@@ -41,9 +44,19 @@ class Outcome:
         scored = "" if last.score is None else f", validation score {last.score:.4g}"
         many = f"{len(self.epochs)} epochs" if len(self.epochs) > 1 else "1 epoch"
         best = "" if self.kept == len(self.epochs) else f", best after {self.kept}"
-        return f"{many}{best}: loss {first.loss:.4g} → {last.loss:.4g}{scored}"
+        noted = f"; {self.note}" if self.note else ""
+        return f"{many}{best}: loss {first.loss:.4g} → {last.loss:.4g}{scored}{noted}"
 
     def entry(self, technique: str, title: str = "") -> history.Entry:
         """The curve for the report."""
         losses, scores, rates = zip(*((one.loss, one.score, one.rate) for one in self.epochs), strict=True)
         return history.curve(technique, title, losses, scores, rates, self.kept)
+
+
+def progress_line(epoch: int, epochs: int, loss: float, score: float | None, left_s: float) -> str:
+    """Where a training is, for a person."""
+    scored = "" if score is None else f", score {score:.4g}"
+    minutes, seconds = divmod(round(left_s), 60)
+    hours, minutes = divmod(minutes, 60)
+    left = f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+    return f"epoch {epoch} of {epochs}, loss {loss:.4g}{scored}, {left} left"

@@ -33,6 +33,10 @@ class Plan:
         "none", "images mirrored, or moved by up to an eighth of their side and mirrored, anew in every step",
         choices=("none", "flip", "shift_flip"),
     )  # fmt: skip
+    activation_checkpointing: bool = knob(
+        False, "blocks compute on the way back what they computed before, for less memory", choices=(True, False)
+    )
+    compile: bool = knob(False, "torch.compile the forward pass, which pays in long trainings", choices=(True, False))
     channels_last: bool = knob(False, "images in memory with their channels innermost", choices=(True, False))
     validation: float = knob(0.0, "share of the training data set aside to score each epoch on", low=0.0, high=0.5)
     patience: int = knob(

@@ -18,6 +18,8 @@ def capture(device: torch.device) -> tuple[dict[str, torch.Tensor], dict[str, An
     tensors = {"torch": torch.get_rng_state(), "numpy": torch.from_numpy(state["state"]["key"].astype(np.int64))}
     if device.type == "cuda":
         tensors["cuda"] = torch.cuda.get_rng_state(device)
+    if device.type == "mps":
+        tensors["mps"] = torch.mps.get_rng_state()
     numbers = {"pos": int(state["state"]["pos"]), "has_gauss": int(state["has_gauss"]), "gauss": float(state["gauss"])}
     return tensors, {"python": [version, list(words), gauss], "numpy": numbers}
 
@@ -32,16 +34,23 @@ def restore(tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any], devic
     torch.set_rng_state(tensors["torch"])
     if device.type == "cuda" and "cuda" in tensors:
         torch.cuda.set_rng_state(tensors["cuda"], device)
+    if device.type == "mps" and "mps" in tensors:
+        torch.mps.set_rng_state(tensors["mps"])
 
 
 @contextlib.contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Every generator seeded; afterwards the caller's go on as if nothing had been drawn."""
     before = capture(device)
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
+    sow(seed)
     try:
         yield
     finally:
         restore(*before, device)
+
+
+def sow(seed: int) -> None:
+    """Seed every generator of this process."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)

@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,22 +18,27 @@ from accelerate import Accelerator
 
 from paretune.ask.artifact import Artifact
 from paretune.ask.data import Split
-from paretune.errors import BuildError, ParetuneError
+from paretune.build.candidate import KNOWN_BY
+from paretune.build.passing import lacks_memory
+from paretune.errors import BuildError, ParetuneError, StoppedError
 from paretune.forms import torch as form
 from paretune.training import random_state
+from paretune.training.activation_checkpoint import recomputed
 from paretune.training.augmentation import Augmentation
-from paretune.training.checkpoint import Checkpoint, Checkpoints
+from paretune.training.checkpoint import Checkpoint, Checkpoints, tensors_of, unsaved_of
 from paretune.training.device import accelerator, repeatable
 from paretune.training.learner import Learner, demand_trainable
 from paretune.training.lesson import Lesson, Lessons
 from paretune.training.loss import Examine, Step, examine
 from paretune.training.optimizer import load_state, made, state_of
-from paretune.training.order import Order, Places, parts
-from paretune.training.outcome import Epoch, Outcome
+from paretune.training.order import Order, parted, parts
+from paretune.training.outcome import Epoch, Outcome, progress_line
 from paretune.training.plan import Plan
+from paretune.training.processes import agreed, demand_agreement, demand_shareable
 from paretune.training.schedule import share
 
 SHOWN_EVERY_S = 1.0
+ADVICE = "lower learning_rate or clip, or look for examples that are not finite"
 SMALLEST_SCALE = 2.0**-14
 """A loss scale below this means that gradients overflow whatever the scale."""
 
@@ -64,6 +69,7 @@ def train(
     name: str = "training",
     companion: torch.nn.Module | None = None,
     each: Each = lambda done, total: None,
+    about: Sequence[str] = (),
 ) -> Outcome:
     """Train ``module`` in place, and leave it on the CPU in eval mode.
 
@@ -92,22 +98,32 @@ def train(
         Called in training mode before the first step, when a checkpoint was taken up, and after every step: it may
         change tensors of the module and of ``companion``, and modules' modes, as a function of them and of its
         arguments alone; so a resumed training does the same.
+    about
+        What else decides the result (the digests of a loss, of a teacher): checkpoints of a training that was about
+        something else are refused.
 
     Raises
     ------
     BuildError
         If the module cannot learn, the plan contradicts itself, the loss or a gradient is no longer finite (names the
-        step, and the last good checkpoint), or ``keeping.folder`` holds the checkpoints of another training.
+        step, and the last good checkpoint), every step was skipped, memory was not enough, several processes cannot
+        share the work, or ``keeping.folder`` holds the checkpoints of another training.
+    StoppedError
+        If ``progress`` raised it; a checkpoint was written before.
     """
     demand_trainable(module, name)
     if plan.patience and not plan.validation:
         raise BuildError("patience needs a validation part", where=name, do="set validation, 0.1 say")
-    with accelerator(plan.precision) as device:
+    if plan.compile and plan.activation_checkpointing:
+        raise BuildError("compile and activation_checkpointing exclude each other", where=name, do="choose one of them")
+    again = recomputed(module, name) if plan.activation_checkpointing else contextlib.nullcontext()
+    with accelerator(plan.precision) as device, again:
         trainer = Trainer(
-            module, artifact, data, step, plan, seed, score, keeping, progress, name, device, companion, each
+            module, artifact, data, step, plan, seed, score, keeping, progress, name, device, companion, each, about
         )
         try:
-            with repeatable(device.device), random_state.seeded(seed, device.device):
+            # every process draws its own noise for its own examples
+            with repeatable(device.device), random_state.seeded(seed + device.process_index, device.device):
                 return trainer.run()
         finally:
             trainer.leave()
@@ -119,28 +135,32 @@ class Trainer:
     def __init__(
         self, module: torch.nn.Module, artifact: Artifact, data: Split, step: Step, plan: Plan, seed: int,
         score: Examine, keeping: Keeping | None, progress: Progress, name: str, device: Accelerator,
-        companion: torch.nn.Module | None, each: Each,
+        companion: torch.nn.Module | None, each: Each, about: Sequence[str],
     ) -> None:  # fmt: skip
         self.module, self.step, self.plan, self.score = module, step, plan, score
         self.keeping, self.progress, self.name, self.device = keeping, progress, name, device
         self.companion, self.each = companion, each
         self.checkpoints = None if keeping is None else Checkpoints(keeping.folder)
         self.lessons = Lessons(data, artifact, device.device, plan.channels_last)
-        self.learnt, self.aside = _parted(len(data), plan.validation, seed)
+        self.learnt, self.aside = parted(len(data), plan.validation, seed)
         if not len(self.learnt):
             raise BuildError("leaves nothing to learn from", where=f"{name}.validation", do="set less aside")
         self.order = Order(len(self.learnt), min(plan.batch, len(self.learnt)), seed)
         self.total = self.order.steps * plan.epochs
         self.augmentation = Augmentation(plan.augment, seed)
+        demand_shareable(device, self.order.batch, plan, companion, name)
         if plan.channels_last:
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.learner = device.prepare_model(Learner(module, form.keywords(artifact), companion))
+        if plan.compile:
+            self.learner.compile()
         self.optimizer = device.prepare_optimizer(made(self._trained(), plan))
-        self.purpose = self._purpose(artifact, seed)
+        self.purpose = self._purpose(artifact, data, seed, about)
         self.curve: list[Epoch] = []
         self.losses: list[float] = []  # of this epoch's steps
-        self.best: dict[str, torch.Tensor] = {}
-        self.best_epoch = 0
+        self.best, self.best_epoch = dict[str, torch.Tensor](), 0
+        self.passing = unsaved_of(module)
+        self.taken = 0  # steps that half precision did not skip
 
     # -- the loop ----------------------------------------------------------------------------------------------
 
@@ -158,9 +178,11 @@ class Trainer:
             ends = (number + 1) % self.order.steps == 0
             if ends:
                 self._end_epoch(number)
-            self._show(begun, number + 1, ends)
+            self._told(begun, number + 1, ends)
             if self._is_due(ends):
                 self._keep(number + 1)
+        if not self.taken:
+            raise self._diverged("gradients overflowed half precision in every step, up to the last,", self.total - 1)
         self._settle()
         return Outcome(tuple(self.curve), self.best_epoch or len(self.curve), begun)
 
@@ -193,12 +215,13 @@ class Trainer:
         draws = self.augmentation.draws(number, len(batch)) if self.augmentation else None
         own = np.arange(len(batch))[self.device.process_index :: self.device.num_processes]
         pieces = parts(own, self.plan.micro_batch)
+        labels = self.lessons.labels(batch) if len(own) < len(batch) or len(pieces) > 1 else None
         total = torch.zeros((), device=self.device.device)
         for place, piece in enumerate(pieces):
             last = place == len(pieces) - 1
             with contextlib.nullcontext() if last else self.device.no_sync(self.learner):
                 # parallel wrappers average over processes, whose shares of a batch may differ by an example
-                lesson = self.lessons.at(batch[piece])
+                lesson = dataclasses.replace(self.lessons.at(batch[piece]), batch_labels=labels)
                 if draws is not None:
                     lesson = self.augmentation.of(lesson, draws[piece])
                 total += self._backward(lesson, len(piece) * self.device.num_processes / len(batch))
@@ -216,6 +239,11 @@ class Trainer:
         except ParetuneError:
             raise
         except Exception as error:  # whatever the user's forward or loss raises in training mode
+            if lacks_memory(error):
+                raise BuildError(
+                    f"the memory is not enough for {len(lesson)} examples at once", where=self.name,
+                    do="set micro_batch to fewer, or activation_checkpointing",
+                ) from error  # fmt: skip
             reason = (str(error).strip().splitlines() or [""])[0][:200]
             raise BuildError(
                 f"the model fails in training: {type(error).__name__}: {reason}", where=self.name,
@@ -229,6 +257,7 @@ class Trainer:
         if scaler is None and not math.isfinite(float(norm)):
             raise self._diverged("a gradient is not finite", number)
         self.optimizer.step()
+        self.taken += not self.optimizer.step_was_skipped
         self.optimizer.zero_grad()
         if scaler is not None and scaler.get_scale() < SMALLEST_SCALE:
             raise self._diverged("gradients overflow half precision at any scale", number)
@@ -236,13 +265,13 @@ class Trainer:
     def _diverged(self, what: str, number: int) -> BuildError:
         """The error; the checkpoint of the parameters that led to it is dropped, the one before is good."""
         where = f"at step {number + 1} of {self.total} (epoch {number // self.order.steps + 1})"
-        kept, advice = "", "lower learning_rate or clip, or look for examples that are not finite"
+        kept = ""
         if self.checkpoints is not None and self.device.is_main_process:
             self.checkpoints.drop(number)
             good = self.checkpoints.latest()
             if good is not None:
                 kept = f"; the last good parameters, after {good.step} steps, are kept in {self.checkpoints.folder}"
-        return BuildError(f"{what} {where}{kept}", where=self.name, do=advice)
+        return BuildError(f"{what} {where}{kept}", where=self.name, do=ADVICE)
 
     # -- one epoch ---------------------------------------------------------------------------------------------
 
@@ -254,7 +283,7 @@ class Trainer:
         self.losses = []
         if self.plan.patience and score is not None and self._is_best(score):
             self.best_epoch = len(self.curve)
-            self.best = {name: tensor.detach().clone() for name, tensor in _tensors(self._trained())}
+            self.best = {name: tensor.detach().clone() for name, tensor in tensors_of(self._trained())}
 
     def _is_best(self, score: float) -> bool:
         held = self.curve[self.best_epoch - 1].score if self.best_epoch else None
@@ -269,12 +298,20 @@ class Trainer:
         with torch.no_grad():
             for start in range(0, len(self.aside), size):
                 lesson = self.lessons.at(self.aside[start : start + size])
-                total += float(self.score(self.learner, lesson).double().sum())
+                total += float(self.score(self.learner, lesson).cpu().double().sum())
         for part, mode in modes.items():
             part.training = mode
-        return total / len(self.aside)
+        return agreed(self.device, total / len(self.aside))
 
     # -- progress and checkpoints ------------------------------------------------------------------------------
+
+    def _told(self, begun: int, done: int, ends: bool) -> None:
+        """Show progress; who hears of it may stop the training, which then goes on from here when it is resumed."""
+        try:
+            self._show(begun, done, ends)
+        except StoppedError:
+            self._keep(done)
+            raise
 
     def _show(self, begun: int, done: int, ends: bool) -> None:
         now = time.monotonic()
@@ -284,10 +321,8 @@ class Trainer:
         left = (now - self._clock) / (done - begun) * (self.total - done)
         loss = self.curve[-1].loss if ends else math.fsum(self.losses) / len(self.losses)
         score = self.curve[-1].score if self.curve else None
-        scored = "" if score is None else f", score {score:.4g}"
         epoch = (done - 1) // self.order.steps + 1
-        text = f"epoch {epoch} of {self.plan.epochs}, loss {loss:.4g}{scored}, {_clock(left)} left"
-        self.progress(done / self.total, text)
+        self.progress(done / self.total, progress_line(epoch, self.plan.epochs, loss, score, left))
 
     def _is_due(self, ends: bool) -> bool:
         if self.keeping is None:
@@ -297,14 +332,15 @@ class Trainer:
     def _keep(self, step: int) -> None:
         if self.checkpoints is None or not self.device.is_main_process:
             return
-        model = dict(_tensors(self._trained()))
+        model = dict(tensors_of(self._trained()))
         if not all(bool(tensor.isfinite().all()) for tensor in model.values() if tensor.is_floating_point()):
             return  # the next step will say what happened; the checkpoint before this is good
         optimizer, scalars = state_of(self.optimizer)
         drawn, numbers = random_state.capture(self.device.device)
         facts = {
             "purpose": self.purpose, "curve": [dataclasses.astuple(epoch) for epoch in self.curve],
-            "losses": self.losses, "best_epoch": self.best_epoch, "optimizer": scalars, "random": numbers,
+            "losses": self.losses, "best_epoch": self.best_epoch, "taken": self.taken,
+            "optimizer": scalars, "random": numbers,
             "scaler": None if self.device.scaler is None else self.device.scaler.state_dict(),
         }  # fmt: skip
         tensors = {"model": model, "optimizer": optimizer, "random": drawn, "best": self.best}
@@ -314,6 +350,7 @@ class Trainer:
     def _resume(self) -> int:
         """Take up the newest checkpoint; the step it stands at, 0 where there is none."""
         held = None if self.checkpoints is None else self.checkpoints.latest()
+        demand_agreement(self.device, 0 if held is None else held.step, self.name)
         if held is None:
             return 0
         if held.facts["purpose"] != self.purpose:
@@ -323,49 +360,34 @@ class Trainer:
                 do="give another directory, or delete it",
             )  # fmt: skip
         with torch.no_grad():
-            for name, tensor in _tensors(self._trained()):
+            for name, tensor in tensors_of(self._trained()):
                 tensor.copy_(held.tensors["model"][name])
         load_state(self.optimizer, held.tensors["optimizer"], held.facts["optimizer"])
         if self.device.scaler is not None:
             self.device.scaler.load_state_dict(held.facts["scaler"])
-        random_state.restore(held.tensors["random"], held.facts["random"], self.device.device)
+        if self.device.is_main_process:
+            random_state.restore(held.tensors["random"], held.facts["random"], self.device.device)
+        else:
+            random_state.sow(int(np.random.default_rng([self.device.process_index, held.step]).integers(2**31)))
         self.curve = [Epoch(*values) for values in held.facts["curve"]]
         self.losses, self.best_epoch = list(held.facts["losses"]), held.facts["best_epoch"]
+        self.taken = held.facts["taken"]
         self.best = {name: tensor.to(self.device.device) for name, tensor in held.tensors["best"].items()}
         return held.step
 
     def _settle(self) -> None:
-        """With patience the best epoch's parameters are the result."""
+        """With patience the best epoch's parameters are the result; what is never saved is as it was before."""
         with torch.no_grad():
-            for name, tensor in _tensors(self._trained()) if self.best else ():
+            for name, tensor in tensors_of(self._trained()) if self.best else ():
                 tensor.copy_(self.best[name])
+        for owner, name, value in self.passing:
+            owner._buffers[name] = value
 
-    def _purpose(self, artifact: Artifact, seed: int) -> str:
+    def _purpose(self, artifact: Artifact, data: Split, seed: int, about: Sequence[str]) -> str:
         """What must be the same for a checkpoint to be taken up."""
-        shapes = [[name, list(tensor.shape), str(tensor.dtype)] for name, tensor in _tensors(self._trained())]
+        shapes = [[name, list(tensor.shape), str(tensor.dtype)] for name, tensor in tensors_of(self._trained())]
         described = [
             self.name, dataclasses.asdict(self.plan), seed, artifact.digest, shapes, len(self.lessons),
-            self.device.num_processes,
+            self.device.num_processes, data.take(KNOWN_BY, seed).digest, *about,
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
-
-
-def _parted(count: int, aside: float, seed: int) -> tuple[Places, Places]:
-    """Places of examples (to learn from, to score on): a seeded share, at least one, is set aside where any is."""
-    if not aside:
-        return np.arange(count), np.arange(0)
-    shuffled = np.random.default_rng(seed).permutation(count)
-    number = max(1, round(aside * count))
-    return np.sort(shuffled[number:]), shuffled[:number]
-
-
-def _tensors(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Parameters and all buffers, those that ``state_dict`` leaves out too; each once, tied or not."""
-    yield from module.named_parameters()
-    yield from module.named_buffers()
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -273,6 +273,26 @@ def test_a_student_is_taught_and_measured(tmp_path: Path) -> None:
     assert not list((tmp_path / "run" / "store" / "unfinished").iterdir())
 
 
+def test_a_technique_that_trains_is_used_by_its_whole_name_alone(tmp_path: Path) -> None:
+    heard = Heard()
+    run = paretune.optimize(
+        two_inputs(), "size<=1KB", only=["torch_finetune", "torch_dist*"], targets=["torch"], heldout_limit=100,
+        time="3m", out=tmp_path / "run", observers=[heard],
+    )  # fmt: skip
+    recipes = [[step["technique"] for step in entry["recipe"]] for entry in run.result["candidates"]]
+    assert ["torch_finetune"] in recipes
+    assert not any("torch_distill" in steps for steps in recipes)
+    (entry,) = [
+        entry for entry in run.result["candidates"] if [s["technique"] for s in entry["recipe"]] == ["torch_finetune"]
+    ]
+    assert entry["status"] == "built", entry["error"]
+    (curve,) = entry["history"]
+    assert len(curve["losses"]) == 10
+    warned = [event.text for event in heard.events if "give --only its whole name" in event.text]
+    assert any(text.startswith("torch_distill ") for text in warned)
+    assert not any(text.startswith("torch_finetune ") for text in warned)
+
+
 def test_a_student_that_does_not_fit_is_refused_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(
         WorkloadError, match=r"Workload.student: answers logits .* hidden float32\[batch, 16\], and the"

@@ -9,7 +9,7 @@ import signal
 import statistics
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -117,9 +117,16 @@ class Loop:
             return
 
     def search(
-        self, fixed: Sequence[Candidate] | None, techniques: Mapping[str, Any], targets: Mapping[str, type[Target]]
+        self,
+        fixed: Sequence[Candidate] | None,
+        techniques: Mapping[str, Any],
+        targets: Mapping[str, type[Target]],
+        named: Collection[str] = (),
     ) -> None:
-        """Build and rank candidates, most promising first, until there are no more or time must be kept to confirm."""
+        """Build and rank candidates, most promising first, until there are no more or time must be kept to confirm.
+
+        Of the techniques that train, those that are ``named`` take part.
+        """
         if fixed is not None:
             for candidate in fixed:
                 form = candidate.recipe.gives(self.original.form)
@@ -129,7 +136,7 @@ class Loop:
                     )
             proposals = [Proposal(candidate, 0, float(place)) for place, candidate in enumerate(fixed)]
         else:
-            proposals = light(self.original.form, techniques, targets, self.budget.asks("throughput"))
+            proposals = light(self.original.form, techniques, targets, self.budget.asks("throughput"), named)
             if self.builder.fit.keep:
                 proposals = [proposal for proposal in proposals if _keeps_precision(proposal.candidate)]
         self.builder = dataclasses.replace(self.builder, stop=self._why_to_stop)
@@ -261,7 +268,10 @@ class Loop:
     def _must_stop(self, proposal: Proposal, fixed: bool) -> bool:
         if self.stopped != "finished":
             return True
-        if self.journal.left_s < self._kept_s + (0 if fixed else proposal.cost):
+        trains = any(
+            not step.light() for step in proposal.candidate.recipe.steps
+        )  # asked for, and stopped in its midst
+        if self.journal.left_s < self._kept_s + (0 if fixed or trains else proposal.cost):
             self._stop_for_time()
         return self.stopped != "finished"
 

@@ -74,7 +74,8 @@ def optimize(
     minimize
         The objective, such as ``"p50@32"`` or ``"size"``; None: the highest p50 speed-up.
     only, without
-        Techniques to use alone, or not to use, by name (``fnmatch`` patterns).
+        Techniques to use alone, or not to use, by name (``fnmatch`` patterns). One that trains is used, with its
+        default knobs, where ``only`` has its whole name.
     keep
         Patterns of node or module names that stay in float.
     recipes
@@ -136,7 +137,7 @@ def optimize(
         with loop.interruptible():
             loop.prepare(heldout_limit, tuple(keep))
             loop.references(usable)
-            loop.search(fixed, techniques, {name: usable[name] for name in asked})
+            loop.search(fixed, techniques, {name: usable[name] for name in asked}, only or ())
             confirm(loop)
         return conclude(loop)
     except ParetuneError:
@@ -198,12 +199,13 @@ def _idle(
     workload: Workload, only: Sequence[str] | None, techniques: Mapping[str, Any], fixed: Sequence[Candidate] | None
 ) -> list[str]:
     """What was asked for, and nothing will be done with, in words."""
-    if fixed is None:
-        asked = [name for name in techniques if any(fnmatch(name, pattern) for pattern in only or ())]
-        idle = [f"{name} trains, which the search does not do by itself: put it into a --recipe"
-                for name in asked if not techniques[name].light()]  # fmt: skip
-    else:
-        idle = []
+    idle = []
+    for name, kind in techniques.items() if fixed is None else ():
+        meant = [pattern for pattern in only or () if fnmatch(name, pattern)]
+        if meant and name not in meant and not kind.light():
+            idle.append(
+                f"{name} trains, which no pattern asks for: give --only its whole name, or put it into a --recipe"
+            )
     steps = [step for candidate in fixed or () for step in candidate.recipe.steps]
     if workload.student is not None and not any("given" in values_of(step).values() for step in steps):
         idle.append(

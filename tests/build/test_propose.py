@@ -162,3 +162,18 @@ def test_knobs_of_the_fastest_road_are_tried_first_and_hopeless_roads_no_more():
     assert slow not in later
     assert {names(one) for one, _ in queue.dropped} == {slow}
     assert f"{' → '.join(slow)} had proved 3.0× slower than the best so far" in queue.dropped[0][1]
+
+
+def test_what_trains_takes_part_where_it_is_named():
+    def steps(named):
+        return {
+            step.name for one in light("torch", TECHNIQUES, TARGETS, named=named) for step in one.candidate.recipe.steps
+        }
+
+    assert "torch_prune_blocks" not in steps(())
+    assert steps(["torch_prune_blocks"]) - steps(()) == {"torch_prune_blocks"}
+    chains = [one.family for one in light("torch", TECHNIQUES, TARGETS, named=["torch_prune_blocks"])]
+    assert ("torch_prune_blocks", "torch_to_onnx", "onnx_fold", "onnx_int8_static", "onnxruntime") in chains
+    assert len({one.candidate.id for one in light("torch", TECHNIQUES, TARGETS, named=["torch_prune_blocks"])}) == len(
+        light("torch", TECHNIQUES, TARGETS, named=["torch_prune_blocks"])
+    )

@@ -193,7 +193,11 @@ def test_healing_brings_back_what_the_cut_took(tmp_path):
     ("kind", "knobs", "told"),
     [
         (nets.Padded, {"macs_ratio": 0.05}, "at the narrowest .* multiply-accumulates stay"),
-        (nets.Plain, {"widths": ("nowhere=4",)}, "'nowhere' names no layer that can be made narrower — there are conv1"),
+        (
+            nets.Plain,
+            {"widths": ("nowhere=4",)},
+            "'nowhere' names no layer that can be made narrower — there are conv1",
+        ),
         (nets.Plain, {"widths": ("conv1",)}, "is not PATTERN=WIDTH"),
         (nets.Plain, {"widths": ("conv1=9",)}, "9 is no width for conv1 — give 1 to 8"),
         (nets.Grouped, {"widths": ("first=6",)}, "6 is no width for first — give 1 to 16, a multiple of 4"),

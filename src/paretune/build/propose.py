@@ -2,12 +2,13 @@
 
 The light search walks every legal chain of techniques that need no training to every asked target: first each chain
 with its most promising knobs, the cheap ones before the dear ones, then the other knobs of the chains that proved fast.
+A technique that trains takes part, with its default knobs, where it is asked for by name.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from paretune.ask.target import Target
@@ -41,14 +42,18 @@ class Proposal:
 
 
 def light(
-    form: str, techniques: Mapping[str, type[Technique]], targets: Mapping[str, type[Target]], throughput: bool = False
+    form: str,
+    techniques: Mapping[str, type[Technique]],
+    targets: Mapping[str, type[Target]],
+    throughput: bool = False,
+    named: Collection[str] = (),
 ) -> list[Proposal]:
-    """Every candidate of the light search for a model of this form.
+    """Every candidate of the light search for a model of this form, with the techniques that train of those ``named``.
 
     At most one choice of a candidate (a technique's knobs or a target's settings) is not the most promising one.
     """
     found = []
-    for chain in _chains(form, techniques):
+    for chain in _chains(form, techniques, named):
         end = chain[-1].gives if chain else form
         for target in targets.values():
             if end in target.accepts:
@@ -72,8 +77,16 @@ def conversion(form: str, techniques: Mapping[str, type[Technique]], target: typ
     return Candidate(Recipe(tuple(step.light()[0] for step in best)), target.light(False)[0])
 
 
-def _chains(form: str, techniques: Mapping[str, type[Technique]]) -> Iterator[tuple[type[Technique], ...]]:
-    kinds = sorted((kind for kind in techniques.values() if kind.light()), key=lambda kind: (kind.cost, kind.name))
+def presets(kind: type[Technique]) -> tuple[Technique, ...]:
+    """The knob settings worth trying: those that it proposes, or its defaults where it trains."""
+    return kind.light() or (kind(),)
+
+
+def _chains(
+    form: str, techniques: Mapping[str, type[Technique]], named: Collection[str] = ()
+) -> Iterator[tuple[type[Technique], ...]]:
+    usable = (kind for kind in techniques.values() if kind.light() or kind.name in named)
+    kinds = sorted(usable, key=lambda kind: (kind.cost, kind.name))
     folds = {
         form: [kind for kind in kinds if kind.kind == "fold" and form in kind.takes and kind.gives == form]
         for form in _forms(kinds)
@@ -103,12 +116,12 @@ def _forms(kinds: Iterable[type[Technique]]) -> set[str]:
 
 
 def _variants(chain: tuple[type[Technique], ...], target: type[Target], throughput: bool) -> Iterator[Proposal]:
-    presets = [step.light() for step in chain]
+    choices_of = [presets(step) for step in chain]
     settings = target.light(throughput)
     cost = sum(step.cost for step in chain) + target.cost
-    default = tuple(choices[0] for choices in presets)
+    default = tuple(choices[0] for choices in choices_of)
     yield Proposal(Candidate(Recipe(default), settings[0]), 0, cost)
-    for position, choices in enumerate(presets):
+    for position, choices in enumerate(choices_of):
         for tier, choice in enumerate(choices[1:], 1):
             steps = (*default[:position], choice, *default[position + 1 :])
             yield Proposal(Candidate(Recipe(steps), settings[0]), tier, cost)

@@ -28,7 +28,9 @@ def optimize(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a run; finished steps are not repeated.")
     ] = False,
-    only: Annotated[str | None, typer.Option(help="Use these techniques alone (names or patterns).")] = None,
+    only: Annotated[
+        str | None, typer.Option(help="Use these techniques alone (names or patterns); what trains, by its whole name.")
+    ] = None,
     without: Annotated[str | None, typer.Option(help="Leave these techniques out (names or patterns).")] = None,
     keep: Annotated[
         list[str] | None, typer.Option(help="PATTERN=fp32: nodes or modules that stay in float; may be repeated.")

@@ -27,9 +27,7 @@ class TorchDistillAttention(Teaching):
     takes: ClassVar[frozenset[str]] = frozenset({"torch"})
     gives: ClassVar[str] = "torch"
     kind: ClassVar[str] = "distil"
-    use: ClassVar[str] = (
-        "plain distillation of a convolutional net or a transformer leaves a gap, and time is left"
-    )
+    use: ClassVar[str] = "plain distillation of a convolutional net or a transformer leaves a gap, and time is left"
     needs: ClassVar[Mapping[str, str]] = {
         "torch": "torch>=2.11,<2.14", "accelerate": "accelerate>=1.10", "torch_pruning": "torch-pruning>=1.5",
     }  # fmt: skip

@@ -300,3 +300,40 @@ def test_a_student_that_does_not_fit_is_refused_before_any_work(tmp_path: Path) 
         paretune.optimize(dataclasses.replace(two_inputs(), student=small_student), "size<=1MB", out=tmp_path / "a")
     with pytest.raises(WorkloadError, match=r"Workload\.student: the function that makes it failed"):
         paretune.optimize(dataclasses.replace(two_inputs(), student=lambda: 1 / 0), "size<=1MB", out=tmp_path / "b")
+
+
+def test_one_of_several_processes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(CallError, match="optimize: is one of 2 processes, and a run is made by one — start it without"):
+        paretune.optimize(two_inputs(), "size<=1MB", out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_asked_for_and_not_used_is_told() -> None:
+    idle = import_module("paretune.optimize")._idle
+    work, distil = two_inputs(), load("techniques", "torch_distill")
+    usable = {"torch_distill": distil, "onnx_fold": load("techniques", "onnx_fold")}
+    assert idle(work, None, usable, None) == []
+    assert idle(work, ["onnx_*"], usable, None) == []
+    (told,) = idle(work, ["torch_d*", "onnx_fold"], usable, None)
+    assert told == "torch_distill trains, which the search does not do by itself: put it into a --recipe"
+    schooled = dataclasses.replace(work, student=small_student)
+    plain = Candidate(Recipe((distil(),)), load("targets", "torch")())
+    given = Candidate(Recipe((distil(student="given"),)), load("targets", "torch")())
+    assert idle(schooled, None, usable, [given]) == []
+    for fixed in (None, [plain]):
+        (told,) = idle(schooled, None, usable, fixed)
+        assert told.startswith("Workload.student is not used")
+
+
+def test_a_step_takes_the_place_of_a_loss() -> None:
+    def step(model: object, inputs: object, labels: object) -> float:
+        return 0.0
+
+    work = dataclasses.replace(two_inputs(), step=step)
+    assert work.minimised is not None
+    assert work.minimised(None, None, None) == 0.0
+    with pytest.raises(WorkloadError, match=r"Workload.step: takes the place of the loss"):
+        dataclasses.replace(work, loss=step)
+    with pytest.raises(WorkloadError, match=r"Workload.step: is a str, not a function"):
+        dataclasses.replace(work, step="sideways")

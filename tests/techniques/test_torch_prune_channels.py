@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import narrow_nets as nets
+import narrow_recurrences as recurrences
 import numpy as np
 import pytest
 import torch
@@ -290,3 +291,40 @@ def test_a_pruned_model_can_be_pruned_again(tmp_path):
     now = widths(form.restore(twice))
     assert (now["one.conv1"], now["two.conv1"]) == (6, 8)
     assert len(twice.notes) == len(once.notes) + 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "items", "asked", "wanted"),
+    [
+        (recurrences.LastStep, recurrences.series(), ("lstm=5",), {"lstm": 5, "head": 3}),
+        (recurrences.BothWays, recurrences.series(), ("gru=3", "embed=6"), {"embed": 6, "gru": 3, "head": 3}),
+        (
+            recurrences.Attended, recurrences.tokens(), ("lstm=4", "embed=6", "second=3"),
+            {"embed": 6, "lstm": 4, "score": 1, "second": 3, "head": 3},
+        ),
+    ],
+)  # fmt: skip
+def test_hidden_units_of_recurrent_layers_go_with_all_that_reads_them(tmp_path, kind, items, asked, wanted):
+    live = nets.seeded(kind)
+    after = pruned(live, tmp_path, dataclasses.replace(CUT, widths=asked, epochs=1), items)
+    module = form.restore(after)
+    assert widths(module) == wanted
+    assert after.parameters < sum(parameter.numel() for parameter in live.parameters())
+    assert all(weight.shape[1] == wanted[path] for path, weight in (  # the state is read within the layer, too
+        (name.partition(".")[0], weight) for name, weight in module.named_parameters() if "weight_hh" in name
+    ))  # fmt: skip
+
+
+def test_a_ratio_is_reached_on_recurrent_layers_by_the_loss_too(tmp_path):
+    technique = dataclasses.replace(CUT, importance="taylor", macs_ratio=0.5)
+    after = pruned(nets.seeded(recurrences.LastStep), tmp_path, technique, recurrences.series())
+    assert form.restore(after).lstm.hidden_size < 7
+
+
+def test_a_hidden_state_that_the_model_answers_keeps_its_width(tmp_path):
+    after = pruned(
+        nets.seeded(recurrences.Stateful), tmp_path, dataclasses.replace(CUT, macs_ratio=0.97), recurrences.series()
+    )
+    module = form.restore(after)
+    assert module.lstm.hidden_size == 8
+    assert module.up.out_features < 12

@@ -204,6 +204,8 @@ def _traced(module: nn.Module, names: tuple[str, ...] | None, inputs: Tensors) -
             graph.build_dependency(
                 twin, inputs, forward_fn=lambda net, given: form.call_flat(net, names, given)[1],
                 output_transform=lambda made: [tensor for tensor in made if tensor.grad_fn is not None], verbose=False,
+                # it knows only one kind of recurrent layer; the others read their inputs in the same way
+                customized_pruners={kind: torch_pruning.pruner.function.LSTMPruner() for kind in (nn.GRU, nn.RNN)},
             )  # fmt: skip
     except ParetuneError:
         raise

@@ -38,7 +38,7 @@ class BothWays(nn.Module):
 
 
 class Attended(nn.Module):
-    """Tokens, an LSTM, and an average weighted by what a linear layer thinks of each step; another LSTM reads it too."""
+    """Tokens, an LSTM, and an average weighted by what a linear layer thinks of each step; an LSTM reads it too."""
 
     VOCABULARY = 6
 

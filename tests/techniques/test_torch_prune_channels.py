@@ -149,7 +149,7 @@ def test_cycles_reach_the_same_size_step_by_step_and_go_on_after_a_kill(tmp_path
     live = nets.seeded(nets.Padded)
     artifact = nets.sealed(live, tmp_path / "net")
     technique = dataclasses.replace(
-        CUT, epochs=2, iterations=3, schedule="cubic", round_to=2, macs_ratio=0.6, learning_rate=0.01
+        CUT, epochs=2, iterations=3, schedule="cubic", macs_ratio=0.4, learning_rate=0.01
     )  # fmt: skip
     whole = technique.apply(artifact, nets.fitted(artifact, tmp_path / "a"))
     kept = tmp_path / "kept"
@@ -170,8 +170,8 @@ def test_cycles_reach_the_same_size_step_by_step_and_go_on_after_a_kill(tmp_path
     ratios = [float(note.split(", ")[1].partition("%")[0]) for note in whole.notes if "cycle " in note]
     assert len(ratios) == 3
     assert ratios[0] > ratios[1] >= ratios[2]
-    assert ratios[2] <= 60
-    assert ratios[0] < 75  # cubic: most goes in the first cycle
+    assert ratios[2] <= 40
+    assert ratios[0] < 60  # cubic: most goes in the first cycle
 
 
 def test_healing_brings_back_what_the_cut_took(tmp_path):

@@ -46,6 +46,9 @@ class TorchPruneChannels(Healing):
     takes: ClassVar[frozenset[str]] = frozenset({"torch"})
     gives: ClassVar[str] = "torch"
     kind: ClassVar[str] = "prune"
+    use: ClassVar[str] = (
+        "layers are wide, and the target gains from narrower ones: measure, for a few channels less gain nothing"
+    )
     needs: ClassVar[Mapping[str, str]] = {
         "torch": "torch>=2.11,<2.14", "accelerate": "accelerate>=1.10", "torch_pruning": "torch-pruning>=1.5",
     }  # fmt: skip

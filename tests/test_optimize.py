@@ -293,6 +293,16 @@ def test_a_technique_that_trains_is_used_by_its_whole_name_alone(tmp_path: Path)
     assert not any(text.startswith("torch_finetune ") for text in warned)
 
 
+def test_teaching_the_original_by_itself_is_told_to_make_nothing_smaller() -> None:
+    named = ["torch_distill", "torch_distill_progressive", "torch_finetune", "torch_prune_blocks"]
+    kinds = {name: load("techniques", name) for name in named}
+    idle = import_module("paretune.optimize")._idle
+    (told,) = idle(two_inputs(), named[:3], kinds, None)
+    assert told.startswith("torch_distill by itself teaches the original")
+    assert '"student": "made"' in told
+    assert not idle(two_inputs(), named, kinds, None), "what was pruned is worth healing"
+
+
 def test_a_student_that_does_not_fit_is_refused_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(
         WorkloadError, match=r"Workload.student: answers logits .* hidden float32\[batch, 16\], and the"

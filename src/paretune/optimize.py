@@ -14,7 +14,7 @@ from typing import Any
 from paretune.ask import plugin
 from paretune.ask.budget import Budget
 from paretune.ask.event import Broadcast, Observer
-from paretune.ask.knob import values_of
+from paretune.ask.knob import knobs_of, values_of
 from paretune.ask.rates import Rates
 from paretune.ask.score import named
 from paretune.ask.target import Target
@@ -206,6 +206,12 @@ def _idle(
             idle.append(
                 f"{name} trains, which no pattern asks for: give --only its whole name, or put it into a --recipe"
             )
+        taught = "made" in (getattr(knobs_of(kind).get("student"), "choices", None) or ())
+        if name in meant and taught and values_of(kind())["student"] == "artifact" and not _prunes(techniques, only):
+            idle.append(
+                f"{name} by itself teaches the original to answer as it does, and nothing gets smaller: name what "
+                f'prunes too, or put {{"technique": "{name}", "knobs": {{"student": "made"}}}} into a --recipe'
+            )
     steps = [step for candidate in fixed or () for step in candidate.recipe.steps]
     if workload.student is not None and not any("given" in values_of(step).values() for step in steps):
         idle.append(
@@ -213,6 +219,10 @@ def _idle(
             '{"technique": "torch_distill", "knobs": {"student": "given"}} say'
         )
     return idle
+
+
+def _prunes(techniques: Mapping[str, Any], only: Sequence[str] | None) -> bool:
+    return any(kind.kind == "prune" and name in (only or ()) for name, kind in techniques.items())
 
 
 def _refuse_processes() -> None:

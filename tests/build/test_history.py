@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 
 from paretune.ask.knob import knob
@@ -15,6 +16,7 @@ from paretune.build import history
 from paretune.build.candidate import Builder
 from paretune.build.recipe import Recipe
 from paretune.build.store import Store
+from paretune.errors import BuildError
 from paretune.testing import samples
 
 
@@ -64,6 +66,29 @@ def test_steps_tell_and_a_cached_step_tells_again(tmp_path: Path) -> None:
 def test_a_table_has_a_cell_for_every_column() -> None:
     with pytest.raises(ValueError, match="every row needs 2 cells"):
         history.table("t", "widths", ["layer", "after"], [["fc"]])
+
+
+def test_numbers_of_numpy_become_plain_ones() -> None:
+    entry = history.table("t", "widths", ["a", "b", "c"], [[np.int64(8), np.float32(math.nan), np.float32(0.5)]])
+    assert json.loads(json.dumps(entry))["rows"] == [[8, None, 0.5]]
+
+
+@dataclass(frozen=True)
+class Odd(Telling):
+    """Records what cannot be written."""
+
+    name: ClassVar[str] = "odd"
+
+    def apply(self, artifact, fit):
+        fit.record({"kind": "table", "rows": object()})
+        return super().apply(artifact, fit)
+
+
+def test_what_cannot_be_written_is_a_finding_on_the_candidate(tmp_path: Path) -> None:
+    before = samples.artifact("onnx")
+    builder = Builder(Store(tmp_path / "store"), before, samples.fit(before, tmp_path / "scratch"), Silent())
+    with pytest.raises(BuildError, match=r"odd: TypeError: Object of type object is not JSON"):
+        builder.build(Recipe((Odd(),)))
 
 
 @pytest.mark.parametrize("text", ["", "{", "3", "null"])

@@ -342,6 +342,15 @@ def test_what_is_finished_or_old_is_swept_from_what_steps_kept(tmp_path):
     assert not list((store.root / "locks").iterdir())
 
 
+def test_what_another_process_removes_meanwhile_is_no_trouble(tmp_path):
+    store = Store(tmp_path / "store")
+    place = store.unfinished(KEY)
+    place.parent.mkdir(parents=True)
+    place.symlink_to(tmp_path / "gone")  # listed, and not there when it is looked at
+    store.sweep()
+    assert place.is_symlink()
+
+
 def test_one_alone_works_on_a_step(tmp_path):
     store = Store(tmp_path / "store")
     turns = []

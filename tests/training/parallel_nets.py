@@ -1,4 +1,4 @@
-"""Run by ``accelerate launch``: trains a small net in as many processes as were started; the first writes the end."""
+"""Run by ``torch.distributed.run``: trains a small net in as many processes as it starts; the first writes the end."""
 
 from __future__ import annotations
 

@@ -232,6 +232,7 @@ class Builder:
             made = step.apply(artifact, fit)
             if made.form != step.gives or made.root != fit.out:
                 raise BuildError(f"returned form {made.form} at {made.root.name}", where=step.name)
+            history.write(entries, scratch)
         except (OutputError, StoppedError):
             raise
         except (Exception, SystemExit) as error:
@@ -246,7 +247,6 @@ class Builder:
             (scratch / FAILED).write_text(json.dumps(document))
         for patterns in said[-1:] if self.fit.keep else ():
             (scratch / UNMATCHED).write_text(json.dumps(patterns))
-        history.write(entries, scratch)
         for leftover in scratch.iterdir():
             if leftover.name not in ("out", FAILED, UNMATCHED, history.FILE):
                 shutil.rmtree(leftover) if leftover.is_dir() and not leftover.is_symlink() else leftover.unlink()

@@ -51,8 +51,14 @@ def table(
     """A row for each layer, block or kind of one, say; the first column names it."""
     if any(len(row) != len(columns) for row in rows):
         raise ValueError(f"{title}: every row needs {len(columns)} cells")
-    cells = [[_finite(cell) if isinstance(cell, float) else cell for cell in row] for row in rows]
+    cells = [[_cell(cell) for cell in row] for row in rows]
     return {"kind": "table", "technique": technique, "title": title, "columns": list(columns), "rows": cells}
+
+
+def _cell(value: Any) -> str | int | float | None:
+    """A plain value: numbers of numpy and torch are no JSON."""
+    plain: str | int | float | None = value.item() if hasattr(value, "item") else value
+    return _finite(plain) if isinstance(plain, float) else plain
 
 
 def write(entries: Sequence[Entry], place: Path) -> None:

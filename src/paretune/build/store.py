@@ -230,12 +230,13 @@ class Store:
 
 
 def _newest(place: Path) -> float:
-    """When something below it was last written, as seconds since 1970."""
-    found = [place.stat().st_mtime]
-    for path in place.rglob("*"):
-        with suppress(OSError):
-            found.append(path.stat().st_mtime)
-    return max(found)
+    """When something below it was last written, as seconds since 1970; now, where another process just removed it."""
+    found = []
+    with suppress(OSError):
+        for path in (place, *place.rglob("*")):
+            with suppress(OSError):
+                found.append(path.stat().st_mtime)
+    return max(found, default=time.time())
 
 
 def _leave() -> None:

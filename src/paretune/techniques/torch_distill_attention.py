@@ -9,6 +9,7 @@ from typing import ClassVar, Self
 from paretune.ask.artifact import Artifact
 from paretune.ask.knob import knob
 from paretune.build.technique import Fit
+from paretune.errors import BuildError
 from paretune.training.plan import Teaching
 
 
@@ -56,6 +57,10 @@ class TorchDistillAttention(Teaching):
         from paretune.training.healing import heal, sealed
         from paretune.training.student import student_of
 
+        if self.compile:
+            raise BuildError(
+                "a compiled module's insides cannot be listened to", where=f"{self.name}.compile", do="leave it off"
+            )
         learner, made = student_of(self, artifact, fit, self.name)
         module = form.restore(learner)
         guidance = Guidance(module, learner, fit, self.name)

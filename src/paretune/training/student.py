@@ -14,6 +14,7 @@ import torch
 
 from paretune.ask.artifact import Artifact
 from paretune.build import history
+from paretune.build.passing import is_passing
 from paretune.build.technique import Fit
 from paretune.errors import BuildError
 from paretune.forms import torch as form
@@ -156,6 +157,8 @@ def narrowed(module: torch.nn.Module, width: float, run: Run) -> tuple[tuple[Nar
                     raise ValueError(f"it answers in another shape with fewer channels of {path}")
             done.append((path, channels, kept))
         except Exception as error:  # whatever torch-pruning or the user's forward raises
+            if is_passing(error):
+                raise  # a lack of memory says nothing of the model
             reason = f"without channels of {path}: {(str(error).strip().splitlines() or [''])[0][:200]}"
             _undo(before)
     return tuple(done), reason
@@ -171,7 +174,9 @@ def _groups(pruning: Any, module: torch.nn.Module, run: Run) -> Iterator[tuple[s
         with torch.enable_grad(), quiet():
             graph.build_dependency(module, (), forward_fn=lambda model, inputs: run(model), verbose=False)
             roots = [group[0].dep.target.module for group in graph.get_all_groups()]
-    except Exception:  # a forward that torch-pruning cannot follow: it has no groups
+    except Exception as error:  # a forward that torch-pruning cannot follow: it has no groups
+        if is_passing(error):
+            raise
         return
     for root in roots:
         pruner = graph.get_pruner_of_module(root)

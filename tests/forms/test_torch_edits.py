@@ -12,7 +12,7 @@ from torch import nn
 from paretune.ask.artifact import Artifact, TensorSpec
 from paretune.errors import ArtifactError
 from paretune.forms import torch as form
-from paretune.forms.torch_edits import EDITS, Attributes, Bypass, Passage, Remove, Shapes, difference, read, write
+from paretune.forms.torch_edits import EDITS, Attributes, Bypass, Passage, Remove, Shapes, difference, make, read, write
 
 
 class Net(nn.Module):
@@ -105,6 +105,34 @@ def test_a_file_that_holds_no_edits_is_refused(text: str, tmp_path: Path) -> Non
     (tmp_path / "edits.json").write_text(text)
     with pytest.raises(ArtifactError, match="holds no edits"):
         read(tmp_path / "edits.json")
+
+
+def test_attributes_of_a_users_own_with_an_underscore_are_told() -> None:
+    before, after = net(), net()
+    before._heads, after._heads = 4, 2
+    edits = difference(before, after)
+    assert edits == (Attributes({"": {"_heads": 2}}),)
+    make(edits, before)
+    assert before._heads == 2
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"edit": "attributes", "values": [1]},
+        {"edit": "shapes", "shapes": {"norm.weight": [-3]}},
+        {"edit": "shapes", "shapes": {"norm.weight": "ten"}},
+        {"edit": "remove", "paths": [3]},
+        {"edit": "quantise", "places": {"blocks.0.0": {"weight": {"bits": "x", "signed": True}}}},
+    ],
+)
+def test_an_edit_with_values_of_another_kind_is_refused(edit: dict[str, object], tmp_path: Path) -> None:
+    form.save(net(), tmp_path, [Bypass(("blocks.1",))])
+    (tmp_path / "edits.json").write_text(json.dumps([edit]))
+    inputs, outputs = (TensorSpec("x", "int64", ("batch",)),), (TensorSpec("output", "float32", ("batch", 10)),)
+    artifact = Artifact.seal("torch", tmp_path, inputs, outputs, origin=net())
+    with pytest.raises(ArtifactError, match=r"cannot be made|no such quantiser"):
+        form.restore(artifact)
 
 
 def test_kinds_are_known_by_their_names() -> None:

@@ -8,7 +8,7 @@ import torch
 import training_nets as nets
 from torch import nn
 
-from paretune.forms.torch_edits import Unpack, difference
+from paretune.forms.torch_edits import Unpack, difference, make
 from paretune.forms.torch_hidden import Hidden, found, narrow
 from paretune.forms.torch_run import runner, twin
 
@@ -104,3 +104,38 @@ def test_widths_that_something_else_hangs_on_are_left(tmp_path):
     able, unable = found(module, run)
     assert [(one.into, one.sources) for one in able] == [("last", ("free",))]
     assert unable == ()
+
+
+class Square(nn.Module):
+    """Attention whose heads are as many as the columns of each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key, self.value, self.mix = (nn.Linear(16, 16) for _ in range(4))
+        self.head_dim = self._heads = 4
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        def split(made: torch.Tensor) -> torch.Tensor:
+            return made.unflatten(2, (self._heads, self.head_dim)).transpose(1, 2)
+
+        query, key, value = split(self.query(x)), split(self.key(x)), split(self.value(x))
+        looks = (query @ key.transpose(2, 3) * self.head_dim**-0.5).softmax(3)
+        return self.mix((looks @ value).transpose(1, 2).flatten(2))
+
+
+def test_as_many_heads_as_columns_are_told_apart_and_made_again():
+    x = torch.randn(4, 5, 16, generator=torch.Generator().manual_seed(0))
+
+    def once(module: nn.Module) -> tuple[torch.Tensor, ...]:
+        with torch.no_grad():
+            return (module(x),)
+
+    module = nets.net(0, Square).eval()
+    able, unable = found(module, once)
+    assert [one.heads for one in able] == [(("", "_heads"),)]
+    assert unable == ()
+    small, again = twin(module), twin(module)
+    narrow(small, able[0], [0, 2])
+    make(difference(module, small), again)
+    again.load_state_dict(small.state_dict())
+    assert torch.equal(once(again)[0], once(small)[0])

@@ -101,3 +101,30 @@ def test_a_normalisation_behind_a_linear_layer_is_folded_where_it_sees_rows():
     assert pairs == {"1": "2"}
     FoldBatchNorm(pairs).apply(net)
     torch.testing.assert_close(net(*images()), plain, rtol=1e-4, atol=1e-5)
+
+
+class Answering(nn.Module):
+    """Answers with what its convolution made too, or weighs it by a norm of its own."""
+
+    def __init__(self, twice: bool, normed: bool) -> None:
+        super().__init__()
+        conv = nn.Conv2d(3, 4, 3)
+        self.conv = nn.utils.parametrizations.weight_norm(conv) if normed else conv
+        self.bn, self.twice = nn.BatchNorm2d(4), twice
+
+    def forward(self, x: torch.Tensor):
+        made = self.conv(x)
+        return (self.bn(made), made) if self.twice else self.bn(made)
+
+
+def test_what_the_model_answers_with_is_not_folded_into():
+    for twice, pairs in ((False, {"conv": "bn"}), (True, {})):
+        net = Answering(twice, normed=False).eval()
+        assert foldable(net, trace(net, None, images())) == pairs
+
+
+def test_a_weight_that_is_computed_of_others_is_left_alone():
+    net = Answering(twice=False, normed=True).eval()
+    flow = trace(net, None, images())
+    assert foldable(net, flow) == {}
+    assert quantisable(net, flow) == ()

@@ -85,8 +85,11 @@ def test_what_is_left_is_healed(tmp_path):
 def test_named_blocks_go_and_nothing_else(tmp_path):
     original = residual.sealed(tmp_path)
     plan = dataclasses.replace(BARE, remove=("stages.1.2", "stages.0.0"), recalibration=0)
-    pruned = plan.apply(original, residual.fitted(original, tmp_path))
+    entries: list[dict] = []
+    pruned = plan.apply(original, dataclasses.replace(residual.fitted(original, tmp_path), record=entries.append))
     assert gone(pruned) == {"stages.1.2", "stages.0.0"}
+    tables = [entry["rows"] for entry in entries if entry["kind"] == "table"]
+    assert tables == [[["stages.1.2", 1, 0], ["stages.0.0", 1, 0]]]
     assert "2 of 2 blocks left out: stages.1.2, stages.0.0" in pruned.notes[0]
 
 

@@ -51,8 +51,11 @@ def answers(artifact: Artifact, seed: int = 9) -> np.ndarray:
 @pytest.mark.parametrize("kind", KINDS)
 def test_heads_and_units_go_restore_and_export(tmp_path, kind):
     original = attention.sealed(attention.encoder(KINDS[kind]), tmp_path / "model")
-    fit = attention.fitted(original, tmp_path / "a")
+    entries: list[dict] = []
+    fit = dataclasses.replace(attention.fitted(original, tmp_path / "a"), record=entries.append)
     pruned = CUT.apply(original, fit)
+    (rows,) = [entry["rows"] for entry in entries if entry["kind"] == "table"]
+    assert sorted(row[1:] for row in rows) == [[3, 2, "heads"]] * 2 + [[48, 32, "units"]] * 2
     first, inner = attention.WIDTH - attention.WIDTH // attention.HEADS, 32
     shapes = {tuple(part.weight.shape) for part in form.restore(pruned).modules() if type(part) is nn.Linear}
     assert {(first, attention.WIDTH), (attention.WIDTH, first), (inner, attention.WIDTH)} <= shapes

@@ -236,6 +236,22 @@ def test_every_way_of_quantising_exports_as_it_answers(original, tmp_path, knobs
             assert (quantiser.signed, quantiser.zero_point) == (True, 0)
 
 
+def test_a_transposed_convolution_keeps_its_answers_where_normalisations_are_folded_late(tmp_path):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = nn.Sequential(
+            nn.ConvTranspose2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.Flatten(),
+            nn.Linear(4 * 12 * 12, CLASSES),
+        )  # fmt: skip
+    net[1].running_var.copy_(torch.tensor([0.01, 0.1, 1.0, 10.0]))  # so that one scale fits no channel but one
+    artifact = sealed(net.eval(), tmp_path / "live")
+    late = dataclasses.replace(PLAIN, freeze_batch_norm=0.5)
+    made = late.apply(artifact, fitted(artifact, tmp_path / "late"))
+    wanted = by_torch(artifact)
+    assert np.abs(by_torch(made) - wanted).max() < 0.1 * np.abs(wanted).max()
+    assert {type(part) for part in form.restore(made).modules()}.isdisjoint({nn.BatchNorm2d})
+
+
 def test_four_bits_take_half_the_room_where_the_operator_set_has_them(original, tmp_path):
     made = dataclasses.replace(PLAIN, weight_bits=4, first_last_bits=4).apply(
         original, fitted(original, tmp_path / "q")

@@ -73,3 +73,25 @@ def test_a_gradient_that_is_not_finite_is_told(tmp_path):
 
     with pytest.raises(BuildError, match="the gradient at down is not finite — use importance=weight"):
         scored(nets.net(0, Net), tmp_path, nets.rows(20), loss=broken)
+
+
+class Turned(Net):
+    """Two positions of each example, which lie along the first axis or the second."""
+
+    axis = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = torch.tanh(self.up(x))
+        return self.down(torch.stack([hidden, -0.5 * hidden], self.axis)).square().mean(self.axis)
+
+
+class Straight(Turned):
+    axis = 1
+
+
+def test_positions_are_summed_wherever_the_examples_lie(tmp_path):
+    found = [
+        scored(nets.net(0, kind), tmp_path / kind.__name__, nets.rows(7), 2) for kind in (Turned, Straight)
+    ]  # fmt: skip
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-9)
+    assert bool((found[0] > 0).all())

@@ -90,8 +90,7 @@ def restore(artifact: Artifact) -> torch.nn.Module:
             do="give the workload whose model it was made from",
         )  # fmt: skip
     module = detach_copy(artifact.origin)
-    for edit in edits_of(artifact):
-        edit.apply(module)
+    torch_edits.make(edits_of(artifact), module)
     try:
         state = load_file(artifact.root / WEIGHTS)
         shared = json.loads((artifact.root / CODE).read_text())["shared"]

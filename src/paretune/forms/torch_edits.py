@@ -53,7 +53,7 @@ class Attributes:
         for path, changed in self.values.items():
             part = submodule(module, path)
             for key, value in changed.items():
-                if key.startswith("__") or key not in vars(part) or not is_plain(vars(part)[key]):
+                if key.startswith("__") or not is_plain(vars(part).get(key, part)) or not is_plain(value):
                     raise ArtifactError(f"{path or 'the model'} has no plain attribute {key!r}", where="edits.json")
                 setattr(part, key, _tuples(value) if isinstance(vars(part)[key], tuple) else value)
 
@@ -155,10 +155,11 @@ def difference(before: torch.nn.Module, after: torch.nn.Module) -> tuple[Edit, .
     """The edits of plain attributes and shapes that lead from one module to another with the same submodules."""
     values: dict[str, dict[str, Plain]] = {}
     parts = dict(before.named_modules())
+    torchs = vars(torch.nn.Module())  # what torch keeps in every module
     for path, part in after.named_modules():
         held = vars(parts[path])
         for key, value in vars(part).items():
-            if key == "training" or key.startswith("_") or key not in held:
+            if key in torchs or key.startswith("__") or key not in held:
                 continue
             if is_plain(value) and is_plain(held[key]) and held[key] != value:
                 values.setdefault(path, {})[key] = _lists(value)
@@ -172,6 +173,24 @@ def difference(before: torch.nn.Module, after: torch.nn.Module) -> tuple[Edit, .
     if shapes:
         found.append(Shapes(shapes))
     return tuple(found)
+
+
+def make(edits: Sequence[Edit], module: torch.nn.Module) -> None:
+    """Make the changes, in place and in order.
+
+    Raises
+    ------
+    ArtifactError
+        If the module has no such place, or an edit holds what its kind cannot take.
+    """
+    for edit in edits:
+        try:
+            edit.apply(module)
+        except ArtifactError:
+            raise
+        except Exception as error:  # the file is not our own any more: its values may be of any type
+            reason = f"{type(error).__name__}: {error}"[:200]
+            raise ArtifactError(f"the edit {edit.name!r} cannot be made: {reason}", where="edits.json") from error
 
 
 def write(edits: Sequence[Edit], path: Path) -> None:

@@ -20,6 +20,7 @@ from paretune.errors import ArtifactError
 from paretune.forms.torch_path import submodule
 
 SMALLEST_SCALE = 2.0**-60
+BITS = range(2, 9)
 ROLES = ("weight", "input", "output")
 
 
@@ -201,6 +202,8 @@ class Quantise:
             for role, given in roles.items():
                 _demand_room(part, path, role)
                 described = dict(given)
+                if described.get("bits") not in BITS:
+                    raise ArtifactError(f"{path} has no such quantiser: 2 to 8 bits", where="edits.json")
                 if role == "weight":
                     weight = part.weight
                     assert isinstance(weight, torch.Tensor)

@@ -55,6 +55,8 @@ class Flow:
     calls: dict[str, list[Call]] = field(default_factory=dict)
     order: list[str] = field(default_factory=list)
     """Paths as their calls ended: a part stands before what holds it."""
+    answers: frozenset[Key] = frozenset()
+    """What the whole module answers with."""
 
     def maker(self, key: Key) -> Op | None:
         """The function that made a tensor; None for one that came from outside."""
@@ -111,7 +113,8 @@ def trace(module: nn.Module, names: tuple[str, ...] | None, tensors: tuple[torch
             handles.append(part.register_forward_pre_hook(enter))
             handles.append(part.register_forward_hook(leave))
         with torch.no_grad(), form.plain_attention(), Watch():
-            form.call_flat(module, names, tensors)
+            answers = form.call_flat(module, names, tensors)[1]
+            flow.answers = frozenset(key_of(answer) for answer in answers)
     finally:
         for handle in handles:
             handle.remove()

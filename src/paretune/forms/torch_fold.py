@@ -26,7 +26,8 @@ LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2
 class FoldBatchNorm:
     """Fold normalisations away: path of the layer → path of the batch normalisation, which becomes ``Identity``.
 
-    The scales of a quantised layer's weights are scaled with the weights, whose integers stay what they were.
+    The scales of a quantised layer's weights are scaled with the weights, whose integers stay what they were. A layer
+    with one scale for all its channels must be folded before it is quantised.
     """
 
     name: ClassVar[str] = "fold_batch_norm"

@@ -233,7 +233,9 @@ def _attributes(module: torch.nn.Module, hidden: Hidden) -> Iterator[Hidden]:
                 heads.append((path, name))
             elif value == hidden.count * hidden.size:
                 widths.append((path, name))
-    for some, others in itertools.product((heads, []), ([], widths)):
+    # a head's size may be the number of heads, too: then one of the attributes alone
+    single = [[one] for one in heads] if len(heads) > 1 else []
+    for some, others in itertools.product((heads, *single, []), ([], widths)):
         yield Hidden(hidden.into, hidden.sources, hidden.size, hidden.count, tuple(some), tuple(others))
 
 

@@ -39,17 +39,30 @@ class Placement:
 
 
 def quantisable(module: nn.Module, flow: Flow) -> tuple[str, ...]:
-    """Paths of the layers that can be quantised and were called, in the order of their calls."""
+    """Paths of the layers that can be quantised and were called, in the order of their calls.
+
+    A layer whose weight is computed of other parameters (weight or spectral normalisation) is none.
+    """
     parts = dict(module.named_modules())
-    found = [path for path in flow.order if type(parts[path]) in QUANTISED and flow.calls[path][0].taken is not None]
+    found = [
+        path
+        for path in flow.order
+        if type(parts[path]) in QUANTISED and _own_weight(parts[path]) and flow.calls[path][0].taken is not None
+    ]
     return tuple(dict.fromkeys(found))
+
+
+def _own_weight(layer: nn.Module) -> nn.Parameter | None:
+    """The weight that is the layer's own parameter; None where it is computed of others."""
+    return layer._parameters.get("weight")
 
 
 def foldable(module: nn.Module, flow: Flow) -> dict[str, str]:
     """The pairs that :class:`FoldBatchNorm` may fold in this module: path of the layer → path of the normalisation.
 
     A pair is a layer and a batch normalisation, each called once, where the layer's answer goes to the normalisation
-    alone. Normalisations without running statistics stay, and layers whose weight another module has too.
+    alone, and is no answer of the model. Normalisations without running statistics stay, and layers whose weight
+    another module has too, or is computed of other parameters.
     """
     parts, found = dict(module.named_modules()), {}
     owners: dict[int, int] = {}
@@ -64,7 +77,10 @@ def foldable(module: nn.Module, flow: Flow) -> dict[str, str]:
         layer = parts.get(maker.path) if maker is not None else None
         if maker is None or not isinstance(layer, LAYERS) or len(flow.calls[maker.path]) != 1 or len(users) != 1:
             continue
-        if flow.calls[maker.path][0].given != calls[0].taken or owners[id(layer.weight)] > 1:
+        if flow.calls[maker.path][0].given != calls[0].taken or calls[0].taken in flow.answers:
+            continue
+        weight = _own_weight(layer)
+        if weight is None or owners[id(weight)] > 1:
             continue
         if (isinstance(layer, nn.Linear) and calls[0].rank != 2) or (
             channel_axis(layer) and getattr(layer, "groups", 1) != 1

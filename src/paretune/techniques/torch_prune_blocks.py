@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 from paretune.ask.artifact import Artifact
 from paretune.ask.data import feeds
 from paretune.ask.knob import knob
+from paretune.build.history import table
 from paretune.build.technique import Fit
 from paretune.errors import BuildError
 from paretune.training.plan import Healing
@@ -76,6 +77,9 @@ class TorchPruneBlocks(Healing):
 
         pruning = Pruning(self, artifact, fit)
         module = pruning.run()
+        left_out = {block.path for block in pruning.gone}
+        rows = [(block.path, 1, int(block.path not in left_out)) for block in pruning.pool]
+        fit.record(table(self.name, "blocks", ("block", "before", "after"), rows))
         cut = (*form.edits_of(artifact), *edits(pruning.gone))
         return sealed(module, artifact, artifact, fit, cut, *(f"{self.name}: {line}" for line in pruning.lines))
 
@@ -210,11 +214,11 @@ class Pruning:
             if not able:
                 raise self._stuck(left / total)
             best = min(able, key=lambda one: (away[one] - here) / saved[one])
-            here = away[best] if self.plan.ranking == "greedy" else here
             count = self._macs((*self.gone, best))
             if count is None:  # this one and those before it cannot go together
                 del saved[best]
                 continue
+            here = away[best] if self.plan.ranking == "greedy" else here
             self.gone.append(best)
             left = count
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 from paretune.ask.artifact import Artifact
 from paretune.ask.data import Split
 from paretune.ask.knob import knob
+from paretune.build.history import table
 from paretune.build.technique import Fit
 from paretune.errors import BuildError
 from paretune.training.plan import Healing
@@ -88,6 +89,8 @@ class TorchPruneHeads(Healing):
         kept, unable = self._chosen(module, artifact, data, fit)
         for hidden, units in kept.items():
             narrow(module, hidden, units)
+        rows = [(one.into, one.count, len(units), "heads" if one.size > 1 else "units") for one, units in kept.items()]
+        fit.record(table(self.name, "widths", ("before layer", "before", "after", "of"), rows))
         notes = [_told(kept, unable, before, module), *self._healed(module, artifact, fit, data)]
         edits = (*form.edits_of(artifact), *opened, *difference(before, module))
         return sealed(module, artifact, artifact, fit, edits, *(f"{self.name}: {note}" for note in notes))

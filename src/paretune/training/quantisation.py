@@ -19,7 +19,7 @@ from paretune.forms import torch as form
 from paretune.forms import torch_flow, torch_placement
 from paretune.forms.torch_edits import Edit
 from paretune.forms.torch_fake_quant import QUANTISED, SMALLEST_SCALE, FakeQuant, Quantise, quantisers
-from paretune.forms.torch_fold import FoldBatchNorm
+from paretune.forms.torch_fold import FoldBatchNorm, channel_axis
 from paretune.training.calibration import SHARES, Observed, Setting, observe, setting, weight_scales
 
 SHOWN = 12
@@ -49,7 +49,7 @@ class Wish:
         How many training examples are observed.
     freeze
         Share of a training's steps after which batch normalisations keep their statistics. 0: those that can be are
-        folded before it, else after it.
+        folded before it, else after it (but behind a transposed convolution, always before it).
     """
 
     weights: Callable[[tuple[str, ...]], Mapping[str, int]]
@@ -97,8 +97,10 @@ def quantised(module: nn.Module, artifact: Artifact, fit: Fit, name: str, wish: 
     examples = fit.train.take(wish.samples, fit.seed)
     fit.progress(0.0, "looking for what to quantise")
     fold = FoldBatchNorm(torch_placement.foldable(module, _flow(module, artifact, fit)))
-    if not wish.freeze:
-        fold.apply(module)
+    # one scale for all channels cannot follow a fold behind it, which scales each by its own factor
+    at_once = {path for path in fold.pairs if not wish.freeze or channel_axis(module.get_submodule(path))}
+    FoldBatchNorm({path: fold.pairs[path] for path in at_once}).apply(module)
+    later = FoldBatchNorm({path: norm for path, norm in fold.pairs.items() if path not in at_once})
     flow = _flow(module, artifact, fit)
     layers = torch_placement.quantisable(module, flow)
     bits = wish.weights(layers)
@@ -118,12 +120,7 @@ def quantised(module: nn.Module, artifact: Artifact, fit: Fit, name: str, wish: 
     shares = _set_scales(module, bits, settings, wish.close_weights)
     edits: tuple[Edit, ...] = (fold, edit) if fold.pairs else (edit,)
     lines = [_line(bits, settings, fold), *_left(module, placement, bool(wish.activations and wish.outputs))]
-    finish = partial(fold.apply, module) if wish.freeze else _nothing
-    return Quantised(edits, _each(module, shares, wish), finish, tuple(lines), _table(module))
-
-
-def _nothing() -> None:
-    pass
+    return Quantised(edits, _each(module, shares, wish), partial(later.apply, module), tuple(lines), _table(module))
 
 
 def _flow(module: nn.Module, artifact: Artifact, fit: Fit) -> torch_flow.Flow:

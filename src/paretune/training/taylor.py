@@ -19,7 +19,9 @@ from paretune.training.learner import Learner
 from paretune.training.lesson import Lesson, Lessons
 from paretune.training.loss import hard
 
-AT_ONCE = 32
+COPIES = 2
+"""Of one example at once, and of no other: which axis of a layer's input counts examples is the model's own affair, and
+a batch of one may lose that axis."""
 
 
 def first_order(
@@ -61,8 +63,8 @@ def first_order(
     totals = {path: torch.zeros((), dtype=torch.float64) for path in groups}
     try:
         with repeatable(device):
-            for start in range(0, len(sample), AT_ONCE):
-                lesson = lessons.at(np.arange(start, min(start + AT_ONCE, len(sample))))
+            for number in range(len(sample)):
+                lesson = lessons.at(np.full(artifact.fixed_batch or COPIES, number))
                 for path, found in _scored(learner, lesson, fit, taken, groups).items():
                     totals[path] = totals[path] + found
     finally:
@@ -86,7 +88,7 @@ def _take(taken: dict[str, torch.Tensor], path: str, part: Any, given: Sequence[
 def _scored(
     learner: Learner, lesson: Lesson, fit: Fit, taken: dict[str, torch.Tensor], groups: Mapping[str, int]
 ) -> dict[str, torch.Tensor]:
-    """The sum over a lesson's examples."""
+    """Of a lesson that is one example, several times."""
     taken.clear()
     loss = hard(fit.loss, learner(*lesson.inputs), lesson) * len(lesson)
     loss.backward()
@@ -94,7 +96,7 @@ def _scored(
     for path, size in groups.items():
         first = taken[path]
         effect = torch.zeros_like(first) if first.grad is None else first.detach() * first.grad
-        rows = effect.reshape(len(lesson), -1, effect.shape[-1] // size, size)
-        found[path] = rows.double().sum(dim=(1, 3)).abs().sum(dim=0).cpu()
+        rows = effect.reshape(-1, effect.shape[-1] // size, size)
+        found[path] = (rows.double().sum(dim=(0, 2)).abs() / len(lesson)).cpu()
     learner.zero_grad(set_to_none=True)
     return found

@@ -105,3 +105,20 @@ def test_a_model_without_finite_inputs_below_is_named_by_its_path(tmp_path):
         module.middle.weight[0] = float("inf")
     with pytest.raises(BuildError, match="inputs of last are not finite"):
         recalibrate(module, nets.sealed(module, tmp_path), nets.split(far(20)), 50, 10, 0)
+
+
+def test_a_branch_that_no_example_takes_keeps_its_statistics(tmp_path):
+    class Forked(Normed):
+        def __init__(self) -> None:
+            super().__init__()
+            self.unused = nn.BatchNorm1d(5)
+            self.unused.running_mean.fill_(7.0)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            answer = super().forward(x)
+            return self.unused(answer) if len(x) == 0 else answer
+
+    module = nets.net(0, Forked)
+    recalibrate(module, nets.sealed(module, tmp_path), nets.split(far(64)), 64, 32, 0)
+    assert torch.equal(module.unused.running_mean, torch.full((5,), 7.0))
+    assert float(module.first.running_mean[1]) != 0

@@ -47,7 +47,9 @@ def quantisable(module: nn.Module, flow: Flow) -> tuple[str, ...]:
     found = [
         path
         for path in flow.order
-        if type(parts[path]) in QUANTISED and _own_weight(parts[path]) and flow.calls[path][0].taken is not None
+        if type(parts[path]) in QUANTISED
+        and _own_weight(parts[path]) is not None
+        and flow.calls[path][0].taken is not None
     ]
     return tuple(dict.fromkeys(found))
 

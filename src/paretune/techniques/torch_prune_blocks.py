@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, ClassVar, Self
 from paretune.ask.artifact import Artifact
 from paretune.ask.data import feeds
 from paretune.ask.knob import knob
-from paretune.build.history import table
+from paretune.build.history import Entry, table
+from paretune.build.passing import is_passing
 from paretune.build.technique import Fit
 from paretune.errors import BuildError
 from paretune.training.plan import Healing
@@ -92,7 +93,7 @@ class TorchPruneBlocks(Healing):
         """The epochs of each cycle: their sum is ``epochs``."""
         if self.iterations == 1:
             return (self.epochs,)
-        last = round(self.epochs * self.last_share)
+        last = max(min(1, self.epochs), round(self.epochs * self.last_share))
         each, rest = divmod(self.epochs - last, self.iterations - 1)
         return (*(each + (cycle < rest) for cycle in range(self.iterations - 1)), last)
 
@@ -108,13 +109,20 @@ class Pruning:
     lines: list[str] = field(default_factory=list)
     spare: int = 0  # epochs of cycles that had nothing to heal
     fresh: bool = False  # whether blocks went since the last healing
+    entries: list[Entry] = field(default_factory=list)  # what the report was told of finished cycles
 
     def __post_init__(self) -> None:
         from paretune.forms import torch as form
         from paretune.training.distance import Distance
         from paretune.training.lesson import demand_lessons
 
-        self.name = self.plan.name
+        self.name, record = self.plan.name, self.fit.record
+
+        def remember(entry: Entry) -> None:
+            self.entries.append(entry)
+            record(entry)
+
+        self.fit = dataclasses.replace(self.fit, record=remember)
         self.data = demand_lessons(self.fit.train, self.name)
         self.whole = form.restore(self.artifact)
         if form.is_program(self.whole):
@@ -169,7 +177,9 @@ class Pruning:
 
         try:
             return self.distance(cut(probe, blocks))
-        except Exception:  # whatever the user's forward raises where parts are missing
+        except Exception as error:  # whatever the user's forward raises where parts are missing
+            if is_passing(error):
+                raise  # a lack of memory says nothing of the model
             return math.inf
 
     def _macs(self, blocks: Sequence[Block]) -> int | None:
@@ -301,7 +311,7 @@ class Pruning:
 
         facts = {
             "gone": [dataclasses.asdict(block) for block in self.gone], "lines": self.lines, "spare": self.spare,
-            "fresh": self.fresh,
+            "fresh": self.fresh, "entries": self.entries,
         }  # fmt: skip
         folder = self.fit.checkpoints / "cycles"
         Checkpoints(folder).save(Checkpoint(step, {"model": dict(_tensors(self.whole))}, facts))
@@ -323,6 +333,8 @@ class Pruning:
                 tensor.copy_(held.tensors["model"][name])
         self.gone = [Block(**block) for block in held.facts["gone"]]
         self.lines, self.spare, self.fresh = held.facts["lines"], held.facts["spare"], held.facts["fresh"]
+        for entry in held.facts["entries"]:
+            self.fit.record(entry)
         return held.step
 
 

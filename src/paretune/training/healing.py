@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 
 from paretune.ask.artifact import Artifact
@@ -16,10 +17,11 @@ from paretune.errors import BuildError
 from paretune.forms import torch as form
 from paretune.forms import torch_count
 from paretune.forms.torch_edits import Edit
+from paretune.training import random_state
 from paretune.training.device import home
 from paretune.training.distillation import Teacher, as_taught, distilling
 from paretune.training.learner import demand_trainable
-from paretune.training.lesson import demand_classes, demand_lessons
+from paretune.training.lesson import Lessons, demand_classes, demand_lessons
 from paretune.training.loss import Step, examining, supervised
 from paretune.training.outcome import Outcome
 from paretune.training.plan import Healing, Plan
@@ -156,12 +158,34 @@ def sealed(
     notes
         Added to those of ``interface``.
     """
-    form.save(module, fit.out, edits)
+    form.save(module.eval().cpu(), fit.out, edits)
     arrays = None if fit.train is None else next(fit.train.head(1).batches(1)).inputs
-    return Artifact.seal(
+    made = Artifact.seal(
         "torch", fit.out, interface.inputs, interface.outputs,
         keyword_inputs=interface.keyword_inputs, output_kind=interface.output_kind,
         precision=torch_count.precision(module), parameters=torch_count.parameters(module),
         macs=base.macs if arrays is None else torch_count.macs(module, form.keywords(base), arrays),
         base=base.base, origin=base.origin, notes=(*interface.notes, *notes),
     )  # fmt: skip
+    if fit.train is not None:
+        _demand_restored(module, made, base, fit.train)
+    return made
+
+
+def _demand_restored(module: torch.nn.Module, made: Artifact, base: Artifact, data: Split) -> None:
+    """Refuse an artefact that does not answer as the module that it was saved from."""
+    cpu = torch.device("cpu")
+    tensors = Lessons(data.head(1), base, cpu).at(np.arange(1)).inputs
+    answers = []
+    for one in (module, form.restore(made)):
+        with torch.no_grad(), form.plain_attention(), random_state.seeded(0, cpu):
+            answers.append(form.call_flat(one, form.keywords(base), tensors)[1])
+    wanted, found = answers
+    for ours, theirs in zip(wanted, found, strict=True):
+        # memory in another order sums in another order
+        slack = 1e-3 * max(1.0, float(ours.abs().max())) if ours.is_floating_point() and ours.numel() else 0.0
+        if ours.shape != theirs.shape or not torch.allclose(theirs, ours, rtol=0.0, atol=slack, equal_nan=True):
+            raise BuildError(
+                "what was saved does not answer as the module that it was saved from", where=type(module).__qualname__,
+                do="keep what forward depends on in plain attributes, parameters or buffers of the modules",
+            )  # fmt: skip

@@ -31,7 +31,8 @@ def recalibrate(
 
     All batches count alike, and the statistics are their mean. Every other layer stays in eval mode: nothing is dropped
     or learnt, and no random number is drawn but the examples' order. A module without running statistics is left as it
-    is, and 0 returned. The module is on the CPU in eval mode afterwards.
+    is, and 0 returned; so are the statistics of a branch that no example takes. The module is on the CPU in eval mode
+    afterwards.
 
     (Ioffe & Szegedy 2015, "Batch Normalization", section 3.1, take the statistics of inference over whole batches; that
     a pruned network wants them anew is from Li et al. 2020, "EagleEye".)
@@ -63,6 +64,7 @@ def recalibrate(
     lessons, names = Lessons(data, artifact, device), form.keywords(artifact)
     pace = {path: layer.momentum for path, layer in layers.items()}
     module.to(device).eval()
+    before = {path: {key: one.clone() for key, one in layer.named_buffers()} for path, layer in layers.items()}
     try:
         for layer in layers.values():
             layer.reset_running_stats()
@@ -75,6 +77,9 @@ def recalibrate(
     finally:
         for path, layer in layers.items():
             layer.momentum = pace[path]
+            if not int(layer.num_batches_tracked or 0):  # a branch that no example took measured nothing
+                for key, buffer in layer.named_buffers():
+                    buffer.copy_(before[path][key])
         module.eval().cpu()
     for path, layer in layers.items():
         if not all(bool(kept.isfinite().all()) for kept in (layer.running_mean, layer.running_var) if kept is not None):

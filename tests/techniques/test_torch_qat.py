@@ -30,6 +30,7 @@ from paretune.forms.torch_edits import Remove
 from paretune.forms.torch_fake_quant import quantisers, unrounded
 from paretune.techniques.onnx_to_openvino import OnnxToOpenvino
 from paretune.techniques.torch_distill import TorchDistill
+from paretune.techniques.torch_prune_channels import TorchPruneChannels
 from paretune.techniques.torch_qat import TorchQat
 from paretune.techniques.torch_to_onnx import TorchToOnnx
 from paretune.testing import TechniqueConformance
@@ -325,6 +326,18 @@ def test_a_pruned_and_taught_module_is_quantised_and_exported(original, tmp_path
     assert (ran["QLinearConv"], ran["QLinearAdd"]) == (5, 2)
     again = TorchDistill(epochs=1, batch=32).apply(made, fitted(made, tmp_path / "again", teacher=original))
     assert form.edits_of(again) == form.edits_of(made)
+
+
+def test_a_quantised_module_is_pruned_and_exported(quantised, original, tmp_path):
+    technique = TorchPruneChannels(epochs=0, macs_ratio=0.8, calibration=64, round_to=1)
+    narrow = technique.apply(quantised, fitted(quantised, tmp_path / "narrow", teacher=original))
+    assert narrow.macs <= 0.8 * quantised.macs
+    module = form.restore(narrow)
+    layers = {path: part for path, part in module.named_modules() if hasattr(part, "weight_quantiser")}
+    assert any(len(part.weight) < len(original.origin.get_submodule(path).weight) for path, part in layers.items())
+    assert all(part.weight_quantiser.scale.shape == (len(part.weight),) for part in layers.values())
+    ran = onnx_form.kernel_counts(exported(narrow, tmp_path / "graph").path(".onnx"), (batch(),))
+    assert ran["QLinearConv"] == 7
 
 
 def test_rows_several_outputs_and_a_frozen_model(tmp_path):

@@ -83,66 +83,6 @@ def pack_int4(model: onnx.ModelProto) -> int:
     return len(packed)
 
 
-def quantise_gemm_biases(model: onnx.ModelProto) -> int:
-    """Round, in place, biases of Gemm between unsigned eight-bit activations and eight-bit weights to what its integer
-    sums are made of: int32, a step being the product of both scales. How many were.
-
-    onnxruntime does so itself for convolutions, and computes a Gemm in float without. Signed activations are meant for
-    TensorRT, which takes no pairs but of eight bits.
-    """
-    import onnx
-    from onnx import numpy_helper
-
-    weights = {tensor.name: tensor for tensor in model.graph.initializer}
-    users = Counter(name for node in model.graph.node for name in node.input)
-    pairs = {node.output[0]: node for node in _activations(model)}
-    makers = {node.output[0]: node for node in model.graph.node if node.op_type == "DequantizeLinear"}
-    nodes: list[onnx.NodeProto] = []
-    for node in model.graph.node:
-        data, weight = (pairs.get(node.input[0]), makers.get(node.input[1])) if node.op_type == "Gemm" else (None, None)
-        bias = weights.get(node.input[2]) if len(node.input) > 2 else None
-        if data is not None and weight is not None and bias is not None and users[bias.name] == 1:
-            step = _step_of_sums(node, data, weight, weights)
-            if step is not None and bias.data_type == onnx.TensorProto.FLOAT and len(bias.dims) == 1:
-                scale = np.broadcast_to(step, tuple(bias.dims)).astype(np.float32)
-                integers = np.rint(numpy_helper.to_array(bias) / scale.astype(np.float64))
-                given = [bias.name, f"{bias.name}_scale", f"{bias.name}_zero_point"]
-                bias.CopyFrom(
-                    numpy_helper.from_array(np.clip(integers, -(2**31), 2**31 - 1).astype(np.int32), given[0])
-                )
-                model.graph.initializer.append(numpy_helper.from_array(scale, given[1]))
-                model.graph.initializer.append(numpy_helper.from_array(np.zeros(len(scale), np.int32), given[2]))
-                made = f"{bias.name}_dequantised"
-                nodes.append(onnx.helper.make_node("DequantizeLinear", given, [made], name=f"{made}_node", axis=0))
-                node.input[2] = made
-        nodes.append(node)
-    count = len(nodes) - len(model.graph.node)
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-    return count
-
-
-def _step_of_sums(
-    node: onnx.NodeProto, data: onnx.NodeProto, weight: onnx.NodeProto, weights: Mapping[str, onnx.TensorProto]
-) -> np.ndarray[Any, Any] | None:
-    """The scale of a Gemm's integer sums, float64, one or one for each column; None where it is none of this kind."""
-    import onnx
-    from onnx import numpy_helper
-
-    integers = weights.get(weight.input[0])
-    scales = [weights.get(one.input[1]) for one in (data, weight)]
-    zero = weights.get(data.input[2])
-    if integers is None or zero is None or any(scale is None for scale in scales):
-        return None
-    if (integers.data_type, zero.data_type) != (onnx.TensorProto.INT8, onnx.TensorProto.UINT8):
-        return None
-    factors = {one.name: one.f for one in node.attribute if one.name in ("alpha", "beta")}
-    if any(factor != 1 for factor in factors.values()):
-        return None
-    first, second = (numpy_helper.to_array(scale).astype(np.float64) for scale in scales)
-    return np.asarray(first * second)
-
-
 def has_integer_activations(model: onnx.ModelProto) -> bool:
     """Whether anything but weights is quantised."""
     return next(_activations(model), None) is not None

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from paretune.errors import BuildError
+from paretune.forms.torch_fake_quant import FakeQuant
 
 Side = Literal["out", "in", "both"]
 Spot = tuple[str, Side, int]
@@ -154,6 +155,7 @@ def _slices(
             layer.out_features = len(kept)
             if layer.bias is not None:
                 yield _own(layer, "bias", path), Slice(0, kept)
+            yield from _scales(layer, kept)
         else:
             layer.in_features = len(kept)
     elif isinstance(layer, nn.Embedding):
@@ -185,6 +187,15 @@ def _convolution(layer: Any, path: str, side: Side, places: Sequence[int]) -> It
         yield _own(layer, "weight", path), Slice(made if side == "out" else 1 - made, kept, layer.groups)
     if layer.bias is not None and side != "in":
         yield _own(layer, "bias", path), Slice(0, kept)
+    if side != "in":
+        yield from _scales(layer, kept)
+
+
+def _scales(layer: nn.Module, kept: tuple[int, ...]) -> Iterator[tuple[torch.Tensor, Slice]]:
+    """Those of a quantised layer's weight, where every output channel has its own."""
+    quantiser = layer._modules.get("weight_quantiser")
+    if isinstance(quantiser, FakeQuant) and quantiser.scale.ndim:
+        yield quantiser.scale, Slice(0, kept)
 
 
 def _normalisation(layer: Any, path: str, places: Sequence[int]) -> Iterator[tuple[torch.Tensor, Slice]]:

@@ -110,7 +110,6 @@ class TorchToOnnx:
                 model = _named(onnx_ir.to_proto(exported.model), artifact)
                 onnx_qdq.repeat_behind_moves(model)
                 onnx_qdq.pack_int4(model)
-                onnx_qdq.quantise_gemm_biases(model)
                 return model
             except Exception as error:  # the exporter's and onnxscript's errors have no common type
                 operator = _operator(error)

@@ -327,7 +327,9 @@ def test_what_is_asked_for_and_not_used_is_told() -> None:
     assert idle(work, ["onnx_*"], usable, None) == []
     (told,) = idle(work, ["torch_d*", "onnx_fold"], usable, None)
     assert told.startswith("torch_distill trains, which no pattern asks for")
-    assert idle(work, ["torch_distill"], usable, None) == []
+    assert (
+        idle(work, ["torch_finetune"], {**usable, "torch_finetune": load("techniques", "torch_finetune")}, None) == []
+    )
     schooled = dataclasses.replace(work, student=small_student)
     plain = Candidate(Recipe((distil(),)), load("targets", "torch")())
     given = Candidate(Recipe((distil(student="given"),)), load("targets", "torch")())

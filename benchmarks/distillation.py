@@ -77,7 +77,7 @@ def options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--examples", type=int, default=10_000, help="training examples, drawn once; 0: all")
     parser.add_argument("--tested", type=int, default=0, help="test examples, the first ones; 0: all")
     parser.add_argument("--augment", default="none", help="with any, the teacher answers in every step")
-    parser.add_argument("--precision", default="bf16")
+    parser.add_argument("--precision", default="fp32")
     parser.add_argument("--learning-rate", type=float, default=0.1)
     parser.add_argument("--weight", type=float, default=1.0, help="of the attention's term")
     asked = parser.parse_args(arguments)

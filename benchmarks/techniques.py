@@ -94,7 +94,7 @@ def row(name: str, entry: dict[str, Any] | None, baseline: dict[str, Any]) -> li
         interval(run["speedup"], "×"),
         interval(run["speedup_over_reference"], "×"),
         "–" if drop is None else interval(drop, f" {drop['unit']}"),
-        f"{entry['seconds_to_build'] / 60:.1f}",
+        f"{entry['seconds_to_build'] / 60:.2g}",
         kind.use,
     ]
 

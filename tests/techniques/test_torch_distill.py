@@ -30,14 +30,6 @@ from paretune.techniques.torch_to_onnx import TorchToOnnx
 QUICK = TorchDistill(epochs=15, batch=32, learning_rate=0.02)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 class Original(nn.Module):
     """Knows the three classes of :func:`training_nets.rows` exactly, by the logits 4 · x."""
 

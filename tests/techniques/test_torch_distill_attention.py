@@ -34,14 +34,6 @@ class TestTorchDistillHints(TechniqueConformance):
     technique = TorchDistillHints
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def fitted(root: Path, teacher: nn.Module, student: nn.Module | None = None, text: bool = False, **options) -> Fit:
     original = nets.sealed(teacher, root / "original", text)
     given = None if student is None else dataclasses.replace(nets.sealed(student, root / "student", text))
@@ -172,6 +164,13 @@ def test_models_without_insides_are_told(tmp_path):
         taught(QUICK, of_program)
     with pytest.raises(BuildError, match="nothing half-way through the teacher was found"):
         taught(HINTS, of_program)
+
+
+@pytest.mark.parametrize("technique", [QUICK, HINTS])
+def test_a_compiled_student_cannot_be_listened_to(tmp_path, technique):
+    fit = fitted(tmp_path, nets.made(nets.Stages), nets.made(nets.Stages))
+    with pytest.raises(BuildError, match=f"{technique.name}.compile: .* cannot be listened to — leave it off"):
+        taught(dataclasses.replace(technique, compile=True), fit)
 
 
 def test_a_teacher_whose_answers_do_not_fit_is_told(tmp_path):

@@ -32,14 +32,6 @@ class TestTorchDistillProgressive(TechniqueConformance):
     technique = TorchDistillProgressive
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def fitted(root: Path, teacher: nn.Module | None = None, student: nn.Module | None = None, **options) -> Fit:
     original = nets.sealed(teacher or nets.made(nets.Stages, 8, 4), root / "original")
     given = None if student is None else nets.sealed(student, root / "student")

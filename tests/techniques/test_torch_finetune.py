@@ -23,14 +23,6 @@ from paretune.testing import TechniqueConformance
 QUICK = TorchFinetune(epochs=15, batch=32, learning_rate=0.02)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 class TestTorchFinetune(TechniqueConformance):
     technique = TorchFinetune
 

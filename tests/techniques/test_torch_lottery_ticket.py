@@ -25,14 +25,6 @@ class TestTorchLotteryTicket(TechniqueConformance):
     technique = TorchLotteryTicket
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def fitted(root, live: nn.Module, **options) -> Fit:
     return Fit(nets.split(nets.rows(160)), None, nets.sealed(live, root / "original"), 0, root / "scratch", **options)
 

@@ -37,14 +37,6 @@ class TestConformance(TechniqueConformance):
         return residual.pictures()
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def agreement(one: Artifact, other: Artifact) -> float:
     x = np.stack([x for x, _ in nets.rows(400, seed=99)])
     answers = [form.call(form.restore(artifact), artifact, (x,))[0].argmax(1) for artifact in (one, other)]

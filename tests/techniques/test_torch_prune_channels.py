@@ -27,14 +27,6 @@ CUT = TorchPruneChannels(epochs=0, round_to=1, smallest=1, calibration=32, batch
 """Without a training: what is tested is the cut."""
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 class TestTorchPruneChannels(TechniqueConformance):
     technique = TorchPruneChannels
 

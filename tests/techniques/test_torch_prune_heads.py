@@ -35,14 +35,6 @@ class TestConformance(TechniqueConformance):
         return attention.pictures()
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def answers(artifact: Artifact, seed: int = 9) -> np.ndarray:
     module, data = form.restore(artifact), attention.split(200, seed)
     return np.concatenate([form.call(module, artifact, arrays)[0] for arrays in feeds(data, artifact, 50)])

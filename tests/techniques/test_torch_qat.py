@@ -45,14 +45,6 @@ class TestTorchQat(TechniqueConformance):
     technique = TorchQat
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def images(count: int = 160, seed: int = 0) -> list[tuple[np.ndarray, np.int64]]:
     """Four classes, told apart by where a bright spot lies."""
     rng = np.random.default_rng(seed)

@@ -28,14 +28,6 @@ class TestTorchSparsifyMagnitude(TechniqueConformance):
     technique = TorchSparsifyMagnitude
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def fitted(root: Path, live: nn.Module, **options) -> Fit:
     original = nets.sealed(live, root / "original")
     return Fit(nets.split(nets.rows(160)), None, original, 0, root / "scratch", **options)

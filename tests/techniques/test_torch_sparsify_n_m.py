@@ -28,14 +28,6 @@ class TestTorchSparsifyNM(TechniqueConformance):
     technique = TorchSparsifyNM
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 class Mixed(nn.Module):
     """Inputs along the second axis, along the first, in groups; of three channels; and recurrent."""
 

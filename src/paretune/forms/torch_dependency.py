@@ -325,4 +325,4 @@ class _Opaque(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
-        raise NotImplementedError("this graph is for looking at")
+        raise RuntimeError("this graph is looked at, and never differentiated")

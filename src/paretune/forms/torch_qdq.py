@@ -31,9 +31,7 @@ def as_operators(module: nn.Module) -> nn.Module:
     return module
 
 
-class Dequantise(nn.Module):
-    """Integers [channels, …] → the floats that they stand for: one DequantizeLinear."""
-
+class _Scaled(nn.Module):
     scale: torch.Tensor
     zero_point: torch.Tensor
 
@@ -42,22 +40,20 @@ class Dequantise(nn.Module):
         self.training = False
         self.register_buffer("scale", quantiser.scale.detach().clone())
         self.register_buffer("zero_point", _zero_point(quantiser))
+
+
+class Dequantise(_Scaled):
+    """Integers [channels, …] → the floats that they stand for: one DequantizeLinear."""
 
     def forward(self, integers: torch.Tensor) -> torch.Tensor:
         return _dequantised(integers, self.scale, self.zero_point)
 
 
-class Pair(nn.Module):
+class Pair(_Scaled):
     """Floats → floats: QuantizeLinear and DequantizeLinear, behind a Clip where fewer than eight bits are meant."""
 
-    scale: torch.Tensor
-    zero_point: torch.Tensor
-
     def __init__(self, quantiser: FakeQuant) -> None:
-        super().__init__()
-        self.training = False
-        self.register_buffer("scale", quantiser.scale.detach().clone())
-        self.register_buffer("zero_point", _zero_point(quantiser))
+        super().__init__(quantiser)
         whole = (-128, 127) if quantiser.signed else (0, 255)
         low, high = (float((end - quantiser.zero_point) * quantiser.scale.detach()) for end in quantiser.ends)
         self.ends = None if quantiser.ends == whole else (low, high)

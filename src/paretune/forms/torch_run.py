@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable
 from typing import Any
@@ -12,15 +13,18 @@ from paretune.ask.artifact import Artifact
 from paretune.ask.data import Split, feeds
 from paretune.errors import BuildError
 from paretune.forms import torch as form
+from paretune.forms.torch_program import quiet
 
 Run = Callable[[torch.nn.Module], tuple[torch.Tensor, ...]]
-"""Runs a module on the batch; its answers, without gradients."""
+"""Runs a module on the batch; its answers."""
 WATCHED = 4
 """Examples in the batch: more than one, so that the batch's axis is not taken for another."""
 
 
-def runner(artifact: Artifact, data: Split) -> Run:
+def runner(artifact: Artifact, data: Split, graded: bool = False) -> Run:
     """The first examples of ``data``, for modules that take the artefact's inputs; without fused attention.
+
+    ``graded``: gradients follow the answers where the caller has not switched them off.
 
     Raises
     ------
@@ -31,7 +35,7 @@ def runner(artifact: Artifact, data: Split) -> Run:
     tensors, names = tuple(map(form.native, arrays)), form.keywords(artifact)
 
     def run(module: torch.nn.Module) -> tuple[torch.Tensor, ...]:
-        with torch.no_grad(), form.plain_attention():
+        with contextlib.nullcontext() if graded else torch.no_grad(), quiet(), form.plain_attention():
             return form.call_flat(module, names, tuple(tensor.clone() for tensor in tensors))[1]
 
     return run

@@ -9,7 +9,6 @@ from typing import ClassVar, Self
 from paretune.ask.artifact import Artifact
 from paretune.ask.knob import knob
 from paretune.build.technique import Fit
-from paretune.errors import BuildError
 from paretune.training.plan import Teaching
 
 
@@ -53,30 +52,12 @@ class TorchDistillHints(Teaching):
             If a module of ``pairs`` does not exist, two do not fit or none are found, no student can be made, or as
             for :class:`~paretune.techniques.torch_distill.TorchDistill`.
         """
-        from paretune.forms import torch as form
-        from paretune.training.guide import Guidance, hint_term
-        from paretune.training.healing import heal, sealed
-        from paretune.training.student import student_of
+        from paretune.training.guide import guided, hint_term
 
-        if self.compile:
-            raise BuildError(
-                "a compiled module's insides cannot be listened to", where=f"{self.name}.compile", do="leave it off"
-            )
-        learner, made = student_of(self, artifact, fit, self.name)
-        module = form.restore(learner)
-        guidance = Guidance(module, learner, fit, self.name)
-        term, projections, compared = hint_term(guidance, self.pairs, fit.seed)
-        share = [0.0]  # of the steps that were made
-
-        def each(done: int, total: int) -> None:
-            share[0] = done / total
-
-        outcome = heal(
-            module, learner, fit, self, name=self.name, teacher=guidance.guide, companion=projections, each=each,
-            around=guidance.around(term, self.weight, lambda: share[0] < self.hints_first),
+        return guided(
+            self, artifact, fit, self.name, lambda guidance: hint_term(guidance, self.pairs, fit.seed), self.weight,
+            self.hints_first,
         )  # fmt: skip
-        note = f"{self.name}: {outcome.line}; held to {', '.join(compared)}"
-        return sealed(module, learner, artifact, fit, form.edits_of(learner), *made, note)
 
     @classmethod
     def light(cls) -> tuple[Self, ...]:

@@ -18,10 +18,13 @@ from paretune.training.attention import map_loss, relation_loss
 from paretune.training.device import home
 from paretune.training.distillation import Teacher
 from paretune.training.features import Taps, fitting, hint_loss, spatial_loss
+from paretune.training.healing import heal, sealed
 from paretune.training.learner import demand_trainable
 from paretune.training.lesson import Lesson, Lessons, demand_lessons
 from paretune.training.loss import Call, Step
+from paretune.training.plan import Teaching
 from paretune.training.structure import Use, attending, matched, middle, stage_ends, watch
+from paretune.training.student import student_of
 
 SPATIAL_WEIGHT = 1000.0
 """Of the mean squared difference of normalised maps (Zagoruyko & Komodakis 2017, section 4.1: β)."""
@@ -82,6 +85,15 @@ class Guide(Teacher):
         """From now on keep what the modules at these paths give."""
         self.taps, self._newest = Taps(self._model, paths, "teacher", where), None
         return self.taps
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A term of the loss, what it compares in words, and what projects the student's features where shapes differ."""
+
+    term: Callable[[], torch.Tensor]
+    words: tuple[str, ...]
+    projections: torch.nn.ModuleList | None = None
 
 
 class Guidance:
@@ -154,13 +166,57 @@ class Guidance:
             raise BuildError(f"{pair}: {error.what}", where=error.where or self.where, do=error.do) from error
 
 
+def guided(
+    plan: Teaching,
+    artifact: Artifact,
+    fit: Fit,
+    name: str,
+    compared: Callable[[Guidance], Compared],
+    weight: float,
+    alone: float = 0.0,
+) -> Artifact:
+    """The student of a plan, distilled from the original with a term of what both are heard to give; sealed.
+
+    Parameters
+    ----------
+    compared
+        Makes the term; what it projects with is trained with the student and left out of the artefact.
+    weight
+        Of the term.
+    alone
+        Share of the steps in which the term teaches alone.
+
+    Raises
+    ------
+    BuildError
+        If the plan compiles the student, nothing can be compared, no student can be made, or healing fails.
+    """
+    if plan.compile:
+        raise BuildError(
+            "a compiled module's insides cannot be listened to", where=f"{name}.compile", do="leave it off"
+        )
+    learner, made = student_of(plan, artifact, fit, name)
+    module = form.restore(learner)
+    guidance = Guidance(module, learner, fit, name)
+    found = compared(guidance)
+    share = [0.0]  # of the steps that were made
+
+    def each(done: int, total: int) -> None:
+        share[0] = done / total
+
+    outcome = heal(
+        module, learner, fit, plan, name=name, teacher=guidance.guide, companion=found.projections, each=each,
+        around=guidance.around(found.term, weight, lambda: share[0] < alone),
+    )  # fmt: skip
+    note = f"{name}: {outcome.line}; held to {', '.join(found.words)}"
+    return sealed(module, learner, artifact, fit, form.edits_of(learner), *made, note)
+
+
 # -- attention -------------------------------------------------------------------------------------------------------
 
 
-def attention_term(
-    guidance: Guidance, texts: Sequence[str], maps: str
-) -> tuple[Callable[[], torch.Tensor], tuple[str, ...]]:
-    """The mean over pairs of the losses between attention maps, and what is compared, in words.
+def attention_term(guidance: Guidance, texts: Sequence[str], maps: str) -> Compared:
+    """The mean over pairs of the losses between attention maps.
 
     ``maps``: ``spatial``, ``attention``, ``relations``, or ``auto``: attention maps and value relations where both
     modules attend, spatial maps elsewhere. Without ``texts`` the last attention of both is compared, as in MiniLM,
@@ -188,7 +244,7 @@ def attention_term(
         term()  # what does not fit is told before anything is trained
     words = {"spatial": "spatial maps", "attention": "attention maps", "relations": "value relations"}
     words["both"] = "attention maps and value relations"
-    return term, tuple(f"{words[kind]} of {pair}" for pair, kind in zip(pairs, kinds, strict=True))
+    return Compared(term, tuple(f"{words[kind]} of {pair}" for pair, kind in zip(pairs, kinds, strict=True)))
 
 
 def _compared(kind: str, pair: Pair, ours: Taps, theirs: Taps) -> torch.Tensor:
@@ -217,10 +273,8 @@ def _attention_pairs(guidance: Guidance, maps: str) -> tuple[Pair, ...]:
 # -- hints -----------------------------------------------------------------------------------------------------------
 
 
-def hint_term(
-    guidance: Guidance, texts: Sequence[str], seed: int
-) -> tuple[Callable[[], torch.Tensor], torch.nn.ModuleList, tuple[str, ...]]:
-    """The mean over pairs of the losses between features, the projections of the student's, and both in words.
+def hint_term(guidance: Guidance, texts: Sequence[str], seed: int) -> Compared:
+    """The mean over pairs of the losses between features.
 
     Without ``texts`` the modules half-way are compared, as in FitNets.
 
@@ -254,7 +308,7 @@ def hint_term(
         f"{pair}" + ("" if one.kind == "none" else f" (projected from {one.ours} to {one.theirs})")
         for pair, one in zip(pairs, fittings, strict=True)
     )
-    return term, projections, told
+    return Compared(term, told, projections)
 
 
 def _middle_pair(guidance: Guidance) -> Pair:

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 from paretune.ask.artifact import Artifact
@@ -22,10 +21,10 @@ from paretune.forms import torch_blocks
 from paretune.forms.torch_blocks import Block
 from paretune.forms.torch_edits import difference
 from paretune.forms.torch_program import quiet
-from paretune.forms.torch_run import Run
+from paretune.forms.torch_run import Run, runner
 from paretune.training.healing import sealed
 from paretune.training.learner import demand_trainable
-from paretune.training.lesson import Lessons, demand_lessons
+from paretune.training.lesson import demand_lessons
 from paretune.training.plan import Teaching
 from paretune.training.pupil import pupil
 
@@ -73,7 +72,7 @@ def made(artifact: Artifact, size: Size, weights: str, fit: Fit, name: str, part
     """
     module = form.restore(artifact)
     demand_trainable(module, name)
-    run = runner(artifact, fit, name)
+    run = runner(artifact, demand_lessons(fit.train, name), graded=True)
     left_out = _left_out(module, size.depth, run) if size.depth < 1 else ()
     edits = torch_blocks.edits(left_out)
     for edit in edits:
@@ -97,19 +96,6 @@ def made(artifact: Artifact, size: Size, weights: str, fit: Fit, name: str, part
         history.table(name.partition(".")[0], part, ("block, or layer and its channels", "before", "after"), rows)
     )
     return student, _told(part, size, left_out, narrow, untouched, weights, artifact, student)
-
-
-def runner(artifact: Artifact, fit: Fit, name: str) -> Run:
-    """Runs modules with the artefact's inputs on two training examples."""
-    data = demand_lessons(fit.train, name)
-    inputs = Lessons(data, artifact, torch.device("cpu")).at(np.arange(min(2, len(data)))).inputs
-    names = form.keywords(artifact)
-
-    def run(module: torch.nn.Module) -> tuple[torch.Tensor, ...]:
-        with quiet(), form.plain_attention():
-            return form.call_flat(module, names, inputs)[1]
-
-    return run
 
 
 def _left_out(module: torch.nn.Module, depth: float, run: Run) -> tuple[Block, ...]:

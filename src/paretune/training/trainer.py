@@ -74,8 +74,8 @@ def train(
     """Train ``module`` in place, and leave it on the CPU in eval mode.
 
     The same module, data, plan and seed give the same parameters, bit for bit, on the same machine with as many
-    threads, whether or not it was killed and went on from a checkpoint. Under ``accelerate launch`` every process takes
-    its share of each batch.
+    threads, whether or not it was killed and went on from a checkpoint. Started as several processes, by
+    ``accelerate launch`` on GPUs or ``torchrun`` on a CPU, each takes its share of each batch.
 
     Parameters
     ----------

@@ -165,3 +165,11 @@ def test_changed_edits_change_the_digest_and_are_noticed(tmp_path: Path) -> None
     document[0]["paths"] = ["blocks.0"]
     (root / "edits.json").write_text(json.dumps(document))
     assert Artifact.seal("torch", root, inputs, outputs, origin=live).digest != artifact.digest
+
+
+def test_an_edit_that_another_model_cannot_take_says_what_to_do(tmp_path: Path) -> None:
+    form.save(net(), tmp_path, [Shapes({"head.bias": [3]})])
+    inputs, outputs = (TensorSpec("x", "int64", ("batch",)),), (TensorSpec("output", "float32", ("batch", 10)),)
+    artifact = Artifact.seal("torch", tmp_path, inputs, outputs, origin=net())
+    with pytest.raises(ArtifactError, match=r"no parameter 'head.bias' — give the workload whose model"):
+        form.restore(artifact)

@@ -21,6 +21,8 @@ from paretune.forms.torch_fake_quant import Quantise
 from paretune.forms.torch_fold import FoldBatchNorm
 from paretune.forms.torch_path import submodule as submodule
 
+_MEND = "give the workload whose model it was made from, or build the artefact again"
+
 Plain = bool | int | float | str | list[Any] | None
 """What may stand in an attribute: JSON's scalars, and lists of them (for tuples)."""
 
@@ -186,11 +188,12 @@ def make(edits: Sequence[Edit], module: torch.nn.Module) -> None:
     for edit in edits:
         try:
             edit.apply(module)
-        except ArtifactError:
-            raise
+        except ArtifactError as error:
+            raise ArtifactError(error.what, where=error.where, do=error.do or _MEND) from error
         except Exception as error:  # the file is not our own any more: its values may be of any type
             reason = f"{type(error).__name__}: {error}"[:200]
-            raise ArtifactError(f"the edit {edit.name!r} cannot be made: {reason}", where="edits.json") from error
+            what = f"the edit {edit.name!r} cannot be made: {reason}"
+            raise ArtifactError(what, where="edits.json", do=_MEND) from error
 
 
 def write(edits: Sequence[Edit], path: Path) -> None:
@@ -215,7 +218,7 @@ def read(path: Path) -> tuple[Edit, ...]:
             edits.append(EDITS[given.pop("edit")](**given))
         return tuple(edits)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ArtifactError(f"holds no edits that are known here: {error!r}", where=str(path)) from error
+        raise ArtifactError(f"holds no edits that are known here: {error!r}", where=str(path), do=_MEND) from error
 
 
 def is_plain(value: Any) -> bool:

@@ -101,7 +101,10 @@ def find(
                 raise
             except Exception as error:  # whatever the user's forward or loss raises, or an allocator
                 if not lacks_memory(error):
-                    raise BuildError(f"the model fails in training: {error!r}", where=name) from error
+                    raise BuildError(
+                        f"the model fails in training: {error!r}", where=name,
+                        do="see that it trains by itself, in train mode, on a batch of this size",
+                    ) from error  # fmt: skip
                 break
     if not speeds:
         raise BuildError(

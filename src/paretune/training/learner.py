@@ -54,7 +54,7 @@ def demand_trainable(module: torch.nn.Module, where: str) -> None:
         )  # fmt: skip
     parameters = list(module.parameters())
     if not parameters:
-        raise BuildError("the model has no parameters to train", where=where)
+        raise BuildError("the model has no parameters to train", where=where, do="leave out the steps that train")
     if not any(parameter.requires_grad for parameter in parameters):
         raise BuildError(
             f"all {len(parameters)} parameters of the model are frozen", where=where,

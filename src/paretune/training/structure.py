@@ -62,7 +62,9 @@ def watch(module: torch.nn.Module, names: tuple[str, ...] | None, inputs: tuple[
         raise
     except Exception as error:  # whatever the user's forward raises
         reason = (str(error).strip().splitlines() or [""])[0][:200]
-        raise BuildError(f"the model fails on training examples: {type(error).__name__}: {reason}") from error
+        raise BuildError(
+            f"the model fails on training examples: {type(error).__name__}: {reason}", do="see that it runs by itself"
+        ) from error
     finally:
         for hook in hooks:
             hook.remove()

@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from paretune.errors import BuildError
+from paretune.errors import BuildError, StoppedError
 from paretune.forms import torch as form
 from paretune.testing import samples
 from paretune.training.augmentation import Augmentation
 from paretune.training.distillation import Teacher, distilling
 from paretune.training.healing import heal
-from paretune.training.lesson import Lesson
+from paretune.training.lesson import Lesson, demand_lessons
 from paretune.training.loss import supervised
 from paretune.training.plan import Healing, Plan
 from paretune.training.trainer import Keeping, train
@@ -30,8 +30,8 @@ def lesson(*inputs: torch.Tensor, labels: torch.Tensor | None = None) -> Lesson:
 @given(st.integers(1, 20), st.integers(1, 20), st.integers(0, 99))
 def test_every_image_is_one_shifted_by_at_most_an_eighth_and_maybe_mirrored(height, width, seed):
     images = torch.randn(3, 2, height, width, generator=torch.Generator().manual_seed(seed))
-    made = Augmentation("shift_flip", seed)
-    found = made.of(lesson(images), made.draws(7, 3)).inputs[0]
+    made = Augmentation("shift_flip", seed, 3)
+    found = made.of(lesson(images), 7).inputs[0]
     assert found.shape == images.shape
     far = height // 8, width // 8
     padded = np.pad(images.numpy(), ((0, 0), (0, 0), (far[0],) * 2, (far[1],) * 2))
@@ -45,41 +45,54 @@ def test_every_image_is_one_shifted_by_at_most_an_eighth_and_maybe_mirrored(heig
 
 def test_about_half_are_mirrored_and_every_shift_comes_up():
     images = torch.arange(16.0).expand(2000, 1, 16, 16).contiguous()  # every row is 0 … 15
-    made = Augmentation("flip", 0)
-    found = made.of(lesson(images), made.draws(0, 2000)).inputs[0][:, 0, 0, 0]
+    made = Augmentation("flip", 0, 2000)
+    found = made.of(lesson(images), 1).inputs[0][:, 0, 0, 0]
     assert set(found.tolist()) == {0.0, 15.0}
     assert 900 < int((found == 15).sum()) < 1100
-    made = Augmentation("shift_flip", 0)
-    moved = made.of(lesson(images), made.draws(0, 2000)).inputs[0][:, 0, 8, 8]
+    made = Augmentation("shift_flip", 0, 2000)
+    moved = made.of(lesson(images), 1).inputs[0][:, 0, 8, 8]
     assert set(moved.tolist()) == {5.0, 6.0, 7.0, 8.0, 9.0, 10.0}, "8 or, mirrored, 7; by -2 … 2 pixels"
 
 
-def test_draws_are_of_seed_and_step_alone():
-    made = Augmentation("shift_flip", 3)
-    assert np.array_equal(made.draws(5, 8), Augmentation("shift_flip", 3).draws(5, 8))
-    assert not np.array_equal(made.draws(5, 8), made.draws(6, 8))
-    assert not np.array_equal(made.draws(5, 8), Augmentation("shift_flip", 4).draws(5, 8))
-    assert not Augmentation("none", 3)
+def test_draws_are_of_seed_and_view_alone():
+    made = Augmentation("shift_flip", 3, 8)
+    assert np.array_equal(made.draws(5), Augmentation("shift_flip", 3, 8, views=9).draws(5))
+    assert not np.array_equal(made.draws(5), made.draws(6))
+    assert not np.array_equal(made.draws(5), Augmentation("shift_flip", 4, 8).draws(5))
+    assert not Augmentation("none", 3, 8)
+
+
+def test_views_come_again_in_turn_or_never():
+    assert [Augmentation("flip", 0, 8, views=3).view(epoch) for epoch in range(7)] == [1, 2, 3, 1, 2, 3, 1]
+    assert [Augmentation("flip", 0, 8).view(epoch) for epoch in range(4)] == [1, 2, 3, 4]
+
+
+def test_an_example_has_one_look_in_a_view_whatever_lesson_it_comes_in():
+    images = torch.randn(5, 1, 16, 16)
+    made = Augmentation("shift_flip", 1, 5)
+    whole = made.of(lesson(images), 2).inputs[0]
+    places = torch.tensor([4, 0, 3])
+    assert torch.equal(made.of(Lesson((images[places],), None, places), 2).inputs[0], whole[places])
 
 
 def test_labels_other_inputs_and_the_order_of_memory_stay():
     images = torch.randn(4, 3, 8, 8).contiguous(memory_format=torch.channels_last)
     other, labels = torch.randn(4, 5), torch.arange(4)
-    made = Augmentation("shift_flip", 0)
+    made = Augmentation("shift_flip", 0, 4)
     before = lesson(images, other, labels=labels)
-    after = made.of(before, made.draws(0, 4))
+    after = made.of(before, 3)
     assert after.inputs[0].is_contiguous(memory_format=torch.channels_last)
     assert after.inputs[1] is other
     assert after.labels is labels
-    assert (before.as_given, after.as_given) == (True, False)
+    assert (before.view, after.view) == (0, 3)
 
 
 def test_what_cannot_be_mirrored_is_told():
-    made = Augmentation("flip", 0)
+    made = Augmentation("flip", 0, 4)
     with pytest.raises(BuildError, match=r"no input is an image .*: float32\[4, 6\] — use augment=none"):
-        made.of(lesson(torch.zeros(4, 6)), made.draws(0, 4))
+        made.of(lesson(torch.zeros(4, 6)), 1)
     with pytest.raises(BuildError, match="lie on the image's pixels"):
-        made.of(lesson(torch.zeros(4, 1, 8, 8), labels=torch.zeros(4, 8, 8)), made.draws(0, 4))
+        made.of(lesson(torch.zeros(4, 1, 8, 8), labels=torch.zeros(4, 8, 8)), 1)
 
 
 QUICK = Plan(epochs=2, batch=16, learning_rate=0.02, augment="shift_flip")
@@ -132,8 +145,42 @@ def test_a_teacher_answers_the_changed_pixels(tmp_path):
     for one in seen:
         with torch.no_grad():
             torch.testing.assert_close(teacher(one), module(one.inputs[0]))
-            known = teacher(dataclasses.replace(one, as_given=True))
+            known = teacher(dataclasses.replace(one, view=0))
         assert not torch.allclose(teacher(one), known)
         same = distilling(teacher, None, 1.0, 4.0, True)(lambda *x, one=one: teacher(one).requires_grad_(), one)
         assert abs(float(same.detach())) < 1e-5
     assert len(seen) == 2
+
+
+def test_each_view_is_answered_once_and_taught_as_if_it_were_asked_anew(tmp_path):
+    artifact = samples.artifact("torch")
+    plan = Healing(epochs=5, batch=16, augment="shift_flip", views=2)
+    fit = samples.fit(artifact, tmp_path)
+    data = demand_lessons(fit.train, "here")
+    asked: list[str] = []
+
+    def healed(*, remember: bool, **options) -> nn.Module:
+        module = form.restore(artifact)
+        augmentation = Augmentation("shift_flip", fit.seed, len(data), views=2)
+        teacher = Teacher(
+            artifact, data, torch.device("cpu"), lambda share, text: asked.append(text), remember, augmentation
+        )
+        heal(module, artifact, dataclasses.replace(fit, **options), plan, name="here", teacher=teacher)
+        return module
+
+    known = healed(remember=True)
+    assert set(asked) == {"asking the original, view 1", "asking the original, view 2"}
+    assert len(asked) == 2 * -(-len(data) // 64), "each view once in five epochs"
+    asked.clear()
+    anew = healed(remember=False)
+    assert not asked
+    for ours, theirs in zip(known.state_dict().values(), anew.state_dict().values(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+
+    def stop(share: float, text: str) -> None:
+        if share > 0.7:
+            raise StoppedError("enough")
+
+    with pytest.raises(StoppedError):
+        healed(remember=True, checkpoints=tmp_path / "kept", progress=stop)
+    assert same(healed(remember=True, checkpoints=tmp_path / "kept"), known)

@@ -17,6 +17,7 @@ from paretune.ask.own_step import OwnStep
 from paretune.errors import BuildError
 from paretune.forms import torch as form
 from paretune.training import random_state
+from paretune.training.augmentation import Augmentation
 from paretune.training.device import repeatable
 from paretune.training.learner import answer_of
 from paretune.training.lesson import Lesson, Lessons
@@ -34,7 +35,7 @@ from paretune.training.loss import (
 )
 
 REMEMBERED_BYTES = 1 << 30
-"""A teacher's answers to all examples are kept where they are smaller than this: it then answers each example once."""
+"""A teacher's answers to all examples, in all views, are kept where they are smaller than this: it gives each once."""
 ANSWERED_AT_ONCE = 64
 
 Progress = Callable[[float, str], None]
@@ -52,8 +53,10 @@ class Teacher:
     device
         Where it answers.
     remember
-        Whether to answer every example beforehand and keep the answers, where they fit into memory: of use where
-        lessons come as they are given, without augmentation.
+        Whether to answer every example once and keep the answers, where they fit into memory.
+    augmentation
+        What lessons go through: without one every example is answered beforehand, as it is given; with one each of its
+        views when its first lesson comes, if views come again.
 
     Raises
     ------
@@ -68,6 +71,7 @@ class Teacher:
         device: torch.device,
         progress: Progress = lambda fraction, text: None,
         remember: bool = True,
+        augmentation: Augmentation | None = None,
     ) -> None:
         if artifact.form != "torch":
             raise BuildError(
@@ -77,18 +81,24 @@ class Teacher:
         self.artifact = artifact
         self._model = form.restore(artifact).requires_grad_(False)
         # the graph of an exported program names the device that it was made for
-        self._device = torch.device("cpu") if form.is_program(self._model) else device
+        self._device, self._home = torch.device("cpu") if form.is_program(self._model) else device, device
         self._model.to(self._device)
         self._names, self._fixed = form.keywords(artifact), artifact.fixed_batch
         self._lessons = Lessons(split, _of_any_batch(artifact), self._device)
-        self._known = self._all(progress).to(device) if remember and _is_small(artifact, len(split)) else None
-        if self._known is not None:
-            self._model.cpu()  # it is asked again for changed examples only
+        self._augmentation, self._progress = augmentation, progress
+        views = augmentation.views if augmentation else 1
+        self._remembers = remember and views > 0 and _is_small(artifact, views * len(split))
+        self._known: dict[int, torch.Tensor] = {}
+        if not augmentation and self._remembers:
+            self._known[0] = self._all(0)
 
     def __call__(self, lesson: Lesson) -> torch.Tensor:
         """Its answers to a lesson, as losses look at them: the only tensor, ``logits``, or the first."""
-        if self._known is not None and lesson.as_given:
-            return self._known[lesson.places.to(self._known.device)]
+        if self._remembers and self._augmentation and lesson.view and lesson.view not in self._known:
+            self._known[lesson.view] = self._all(lesson.view)
+        if lesson.view in self._known:
+            known = self._known[lesson.view]
+            return known[lesson.places.to(known.device)]
         return self._answer(lesson).to(lesson.inputs[0].device)
 
     def _answer(self, lesson: Lesson) -> torch.Tensor:
@@ -108,14 +118,19 @@ class Teacher:
             )  # fmt: skip
         return answer
 
-    def _all(self, progress: Progress) -> torch.Tensor:
+    def _all(self, view: int) -> torch.Tensor:
+        """Its answers to every example in a view, which it is then not asked again: it leaves the device."""
         # in one order and in batches of one size, so that a resumed training learns from the same bits
         count, found = len(self._lessons), []
         with repeatable(self._device), random_state.seeded(0, self._device):
             for start in range(0, count, ANSWERED_AT_ONCE):
-                progress(start / count, "asking the original")
-                found.append(self._answer(self._lessons.at(np.arange(start, min(start + ANSWERED_AT_ONCE, count)))))
-        return torch.cat(found)
+                self._progress(start / count, f"asking the original{f', view {view}' if view else ''}")
+                lesson = self._lessons.at(np.arange(start, min(start + ANSWERED_AT_ONCE, count)))
+                if self._augmentation:
+                    lesson = self._augmentation.of(lesson, view)
+                found.append(self._answer(lesson))
+        self._model.cpu()
+        return torch.cat(found).to(self._home)
 
 
 def _of_any_batch(artifact: Artifact) -> Artifact:

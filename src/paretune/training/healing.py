@@ -18,6 +18,7 @@ from paretune.forms import torch as form
 from paretune.forms import torch_count
 from paretune.forms.torch_edits import Edit
 from paretune.training import random_state
+from paretune.training.augmentation import Augmentation
 from paretune.training.device import home
 from paretune.training.distillation import Teacher, as_taught, distilling
 from paretune.training.learner import demand_trainable
@@ -74,18 +75,29 @@ def heal(
     data = demand_lessons(fit.train, name)
     classes = answers_classes(data, fit, plan)
     told = fit.progress if progress is None else progress
-    remember = plan.augment == "none"
-    told(0.0, "asking the original")
+    reached = [0.0]
+
+    def tell(share: float, text: str) -> None:
+        reached[0] = share
+        told(share, text)
+
+    def asking(share: float, text: str) -> None:
+        told(max(reached[0], ASKING * share), text)
+
+    tell(0.0, "asking the original")
     wise = (
         teacher
         if isinstance(teacher, Teacher)
-        else Teacher(teacher or fit.teacher, data, home(), lambda share, text: told(ASKING * share, text), remember)
-    )
+        else Teacher(
+            teacher or fit.teacher, data, home(), asking,
+            augmentation=Augmentation(plan.augment, fit.seed, len(data), plan.views),
+        )
+    )  # fmt: skip
     step = around(distilling(wise, fit.loss, plan.alpha, plan.temperature, classes))
     outcome = train(
         module, artifact, data, step, plan, fit.seed, score=as_taught(wise, classes), companion=companion, each=each,
         keeping=None if fit.checkpoints is None else Keeping(fit.checkpoints / part if part else fit.checkpoints),
-        progress=lambda share, text: told(ASKING + (1 - ASKING) * share, text),
+        progress=lambda share, text: tell(ASKING + (1 - ASKING) * share, text),
         name=name, about=(*_about(fit), wise.artifact.digest),
     )  # fmt: skip
     fit.record(outcome.entry(name, part))

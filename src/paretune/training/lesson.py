@@ -22,8 +22,9 @@ class Lesson:
     ----------
     labels
         Of the dtype that the data gives them.
-    as_given
-        False where the inputs were changed: answers to the examples themselves are then no answers to them.
+    view
+        Which view of the examples the inputs are (see :class:`~paretune.training.augmentation.Augmentation`): 0 as they
+        are given. Answers to one view are no answers to another.
     names
         Those of the inputs, where the data names them.
     batch_labels
@@ -33,7 +34,7 @@ class Lesson:
     inputs: tuple[torch.Tensor, ...]
     labels: torch.Tensor | None
     places: torch.Tensor
-    as_given: bool = True
+    view: int = 0
     names: tuple[str, ...] | None = None
     batch_labels: torch.Tensor | None = None
 

@@ -30,8 +30,12 @@ class Plan:
         "fp32", "arithmetic of the forward pass; fp16 scales its losses", choices=("fp32", "bf16", "fp16")
     )
     augment: str = knob(
-        "none", "images mirrored, or moved by up to an eighth of their side and mirrored, anew in every step",
+        "none", "images mirrored, or moved by up to an eighth of their side and mirrored, anew in every epoch",
         choices=("none", "flip", "shift_flip"),
+    )  # fmt: skip
+    views: int = knob(
+        0, "augmented views of the data, taken in turn by epochs: a teacher answers each once; 0: a new one each epoch",
+        low=0, high=10_000,
     )  # fmt: skip
     activation_checkpointing: bool = knob(
         False, "blocks compute on the way back what they computed before, for less memory", choices=(True, False)

@@ -147,7 +147,7 @@ class Trainer:
             raise BuildError("leaves nothing to learn from", where=f"{name}.validation", do="set less aside")
         self.order = Order(len(self.learnt), min(plan.batch, len(self.learnt)), seed)
         self.total = self.order.steps * plan.epochs
-        self.augmentation = Augmentation(plan.augment, seed)
+        self.augmentation = Augmentation(plan.augment, seed, len(data), plan.views)
         demand_shareable(device, self.order.batch, plan, companion, name)
         if plan.channels_last:
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -212,7 +212,6 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         batch = self.learnt[self.order.places(number)]
-        draws = self.augmentation.draws(number, len(batch)) if self.augmentation else None
         own = np.arange(len(batch))[self.device.process_index :: self.device.num_processes]
         pieces = parts(own, self.plan.micro_batch)
         labels = self.lessons.labels(batch) if len(own) < len(batch) or len(pieces) > 1 else None
@@ -222,8 +221,8 @@ class Trainer:
             with contextlib.nullcontext() if last else self.device.no_sync(self.learner):
                 # parallel wrappers average over processes, whose shares of a batch may differ by an example
                 lesson = dataclasses.replace(self.lessons.at(batch[piece]), batch_labels=labels)
-                if draws is not None:
-                    lesson = self.augmentation.of(lesson, draws[piece])
+                if self.augmentation:
+                    lesson = self.augmentation.of(lesson, self.augmentation.view(number // self.order.steps))
                 total += self._backward(lesson, len(piece) * self.device.num_processes / len(batch))
         loss = float(self.device.reduce(total, "mean"))
         if not math.isfinite(loss):

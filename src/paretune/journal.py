@@ -105,4 +105,6 @@ class Journal:
 def _in_words(verdict: Verdict) -> str:
     pace = f"{verdict.pace.value:.2f}× as fast as the original"
     drops = ", ".join(f"{name} drop {value.value:+.2f} {verdict.units[name]}" for name, value in verdict.drops.items())
+    if drops and verdict.learnt:
+        drops += " (on examples that the original may have learnt by heart)"
     return f"{pace}; {drops}" if drops else pace

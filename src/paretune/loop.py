@@ -213,7 +213,8 @@ class Loop:
             trial.measurement = self._measure(trial)
             base = self.baseline.measurement
             assert base is not None
-            trial.ranked = judge(base, trial.measurement, self.budget, "ranking", self.reference_id)
+            learnt = self.workload.train is not None and trial.candidate.recipe.trains
+            trial.ranked = judge(base, trial.measurement, self.budget, "ranking", self.reference_id, learnt)
         except (BuildError, MeasureError) as error:
             trial.status, trial.error = "failed", str(error)
         except StoppedError as error:
@@ -268,9 +269,7 @@ class Loop:
     def _must_stop(self, proposal: Proposal, fixed: bool) -> bool:
         if self.stopped != "finished":
             return True
-        trains = any(
-            not step.light() for step in proposal.candidate.recipe.steps
-        )  # asked for, and stopped in its midst
+        trains = proposal.candidate.recipe.trains  # asked for, and stopped in its midst
         if self.journal.left_s < self._kept_s + (0 if fixed or trains else proposal.cost):
             self._stop_for_time()
         return self.stopped != "finished"

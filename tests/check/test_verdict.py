@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from paretune.ask.budget import Budget
 from paretune.check.answers import Answers
+from paretune.check.front import finalists
 from paretune.check.measurement import BatchRun, Measurement
 from paretune.check.verdict import Finding, Verdict, judge, unit_of
 
@@ -104,6 +105,21 @@ def test_a_drop_is_ruled_by_its_interval(lost: int, limit: str, ruling: str) -> 
     assert finding.text.startswith("drop of accuracy is ")
     assert finding.estimate == verdict.drops["accuracy"]
     assert verdict.units == {"accuracy": "%" if limit.endswith("%") else "pp"}
+
+
+def test_a_lower_score_on_examples_that_the_original_learnt_proves_nothing() -> None:
+    right, half = answers({"accuracy": np.ones(1000)}), answers({"accuracy": np.arange(1000) % 2})
+    base, trial = measured("base", 1.0, right), measured("trial", 0.5, half)
+    budget = Budget.parse("drop<=1pp")
+    strict, mild = judge(base, trial, budget, "heldout"), judge(base, trial, budget, "heldout", learnt=True)
+    assert (strict.verdict, mild.verdict) == ("breaks", "undecided")
+    assert not finalists([strict], [1])
+    assert finalists([mild], [1]) == [mild], "held-out data decides"
+    assert only(mild).text.endswith("the original may have learnt these examples by heart: held-out data decides")
+    fast = judge(base, trial, Budget.parse("p50<=0.1ms"), "heldout", learnt=True)
+    assert fast.verdict == "breaks", "speed is what it is"
+    met = judge(base, measured("same", 0.5, right), budget, "heldout", learnt=True)
+    assert met.verdict == "meets"
 
 
 def test_what_cannot_be_known_is_said() -> None:

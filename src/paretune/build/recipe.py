@@ -43,6 +43,11 @@ class Recipe:
         return form
 
     @property
+    def trains(self) -> bool:
+        """Whether a step learns from data for longer than a search would try it by itself."""
+        return any(not step.light() for step in self.steps)
+
+    @property
     def title(self) -> str:
         """The steps in words, with the knobs that are not at their defaults."""
         return " → ".join(titled(step.name, step) for step in self.steps)

@@ -45,7 +45,7 @@ class Verdict:
     false for what is slower than the baseline, over all, by the objective, or at ``slower``, the batch sizes under the
     objective where that is shown by the whole interval: it is never called best. ``risk`` is how far its answers are
     from the original's: 0 for the same answers, NaN when it gave none; ``data`` names the examples
-    that drops and agreement come from.
+    that drops and agreement come from, and ``learnt`` whether they favour the baseline, which may know them.
     """
 
     id: str
@@ -63,6 +63,7 @@ class Verdict:
     risk: float
     data: str | None
     measurement: Measurement
+    learnt: bool = False
     slower: tuple[int, ...] = ()
     energy: Mapping[int, Energy] = field(default_factory=dict)
     cost: Mapping[int, Cost] = field(default_factory=dict)
@@ -74,6 +75,7 @@ def judge(
     budget: Budget,
     data: str | None = None,
     reference: str | None = None,
+    learnt: bool = False,
 ) -> Verdict:
     """Judge ``trial`` against ``baseline``.
 
@@ -83,6 +85,9 @@ def judge(
         Which answers to compare, ``ranking`` or ``heldout``; None judges speed, memory and size alone.
     reference
         The id of a second companion of the measurement, for ``reference_speedups``.
+    learnt
+        Whether the baseline may have learnt the examples that answers are compared on, and ``trial`` was trained on
+        others: that its score is lower there is then no proof, and a limit on the drop is not broken but undecided.
     """
     level = budget.confidence
     speed = {batch: _speedup(baseline, run) for batch, run in trial.runs.items()}
@@ -105,7 +110,8 @@ def judge(
         if limit.name in ("energy", "cost"):
             findings += _spending(limit, trial, spent, costs)
         else:
-            findings += _findings(limit, trial, ours, theirs, level)
+            found = _findings(limit, trial, ours, theirs, level)
+            findings += [_unproven(finding) for finding in found] if learnt and limit.name == "drop" else found
     rulings = {finding.verdict for finding in findings}
     ruling: Ruling = "breaks" if "breaks" in rulings else "undecided" if "undecided" in rulings else "meets"
     pace = _pace(speed, list(speed), level, rough)
@@ -131,6 +137,7 @@ def judge(
         agreement=agreement,
         risk=_risk(ours, theirs, agreement),
         data=data if theirs is not None else None,
+        learnt=learnt,
         measurement=trial,
         energy=spent,
         cost=costs,
@@ -258,6 +265,14 @@ def _findings(
         for batch, run in _asked(limit, trial).items()
     ]
     return found or [_unmeasured(limit)]
+
+
+def _unproven(finding: Finding) -> Finding:
+    """What looks broken on examples that the original may know."""
+    if finding.verdict != "breaks":
+        return finding
+    told = "; the original may have learnt these examples by heart: held-out data decides"
+    return replace(finding, verdict="undecided", text=finding.text + told)
 
 
 def _asked(limit: Limit, trial: Measurement) -> dict[int, BatchRun]:

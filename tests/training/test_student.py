@@ -52,7 +52,7 @@ def test_channels_are_taken_away(tmp_path):
     assert net.first[0].conv.weight.shape == (4, 4, 3, 3)
     assert (net.second[1].norm.num_features, net.linear.in_features, net.linear.out_features) == (8, 8, nets.CLASSES)
     assert after.macs < 0.4 * before_macs(live)
-    assert re.search(r"2 groups of layers narrowed: second\S+ 16 → 8, first\S+ 8 → 4; ", note)
+    assert re.search("2 groups of layers narrowed: stem 8 → 4, down 16 → 8; ", note)
 
 
 def before_macs(module: nn.Module) -> int:
@@ -137,7 +137,7 @@ def test_shared_weights_stay_shared(tmp_path):
 def test_what_has_nothing_to_leave_out_is_told(tmp_path):
     with pytest.raises(BuildError, match=r"no smaller student with width 1, depth 0\.5 can be made of the model"):
         smaller(nets.made(lambda: nn.Sequential(nn.Flatten(), nn.Linear(128, 3))), Size(1.0, 0.5), tmp_path / "a")
-    with pytest.raises(BuildError, match=r"width 0\.5, depth 1 can be made of the model: .* another shape"):
+    with pytest.raises(BuildError, match="can be made of the model: it has no layers between others"):
         smaller(nets.made(lambda: nn.Sequential(nn.Flatten(), nn.Linear(128, 3))), Size(0.5, 1.0), tmp_path / "b")
     frozen = nets.made(nets.Stages).requires_grad_(False)
     with pytest.raises(BuildError, match="parameters of the model are frozen"):

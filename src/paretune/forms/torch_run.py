@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from collections.abc import Callable
 from typing import Any
@@ -21,10 +20,8 @@ WATCHED = 4
 """Examples in the batch: more than one, so that the batch's axis is not taken for another."""
 
 
-def runner(artifact: Artifact, data: Split, graded: bool = False) -> Run:
-    """The first examples of ``data``, for modules that take the artefact's inputs; without fused attention.
-
-    ``graded``: gradients follow the answers where the caller has not switched them off.
+def watched(artifact: Artifact, data: Split) -> tuple[torch.Tensor, ...]:
+    """The first examples of ``data`` as one batch, a tensor for each input of the artefact.
 
     Raises
     ------
@@ -32,10 +29,21 @@ def runner(artifact: Artifact, data: Split, graded: bool = False) -> Run:
         If the examples do not fit the artefact's inputs.
     """
     arrays = next(feeds(data.head(WATCHED), artifact, artifact.fixed_batch or WATCHED))
-    tensors, names = tuple(map(form.native, arrays)), form.keywords(artifact)
+    return tuple(map(form.native, arrays))
+
+
+def runner(artifact: Artifact, data: Split) -> Run:
+    """Runs modules that take the artefact's inputs on :func:`watched` examples; without fused attention.
+
+    Raises
+    ------
+    DataError
+        If the examples do not fit the artefact's inputs.
+    """
+    tensors, names = watched(artifact, data), form.keywords(artifact)
 
     def run(module: torch.nn.Module) -> tuple[torch.Tensor, ...]:
-        with contextlib.nullcontext() if graded else torch.no_grad(), quiet(), form.plain_attention():
+        with torch.no_grad(), quiet(), form.plain_attention():
             return form.call_flat(module, names, tuple(tensor.clone() for tensor in tensors))[1]
 
     return run

@@ -5,28 +5,30 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from paretune.ask.artifact import Artifact
+from paretune.ask.data import Split
 from paretune.build import history
-from paretune.build.passing import is_passing
 from paretune.build.technique import Fit
 from paretune.errors import BuildError
 from paretune.forms import torch as form
 from paretune.forms import torch_blocks
 from paretune.forms.torch_blocks import Block
+from paretune.forms.torch_dependency import Proof, groups
 from paretune.forms.torch_edits import difference
-from paretune.forms.torch_program import quiet
-from paretune.forms.torch_run import Run, runner
+from paretune.forms.torch_run import Run, runner, watched
+from paretune.forms.torch_width import cut, merged
 from paretune.training.healing import sealed
+from paretune.training.importance import by_weights
 from paretune.training.learner import demand_trainable
 from paretune.training.lesson import demand_lessons
 from paretune.training.plan import Teaching
 from paretune.training.pupil import pupil
+from paretune.training.selection import counted, going
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def made(artifact: Artifact, size: Size, weights: str, fit: Fit, name: str, part
     """A smaller student of the artefact's module, sealed in a directory called ``part`` of ``fit.scratch``; a note.
 
     Blocks are left out first, evenly over every list of modules; then the channels of least L2 norm go from every group
-    of layers that the model runs without (torch-pruning's dependency graph: Fang et al. 2023, "DepGraph").
+    of layers (torch-pruning's dependency graph: Fang et al. 2023, "DepGraph").
 
     Parameters
     ----------
@@ -72,8 +74,8 @@ def made(artifact: Artifact, size: Size, weights: str, fit: Fit, name: str, part
     """
     module = form.restore(artifact)
     demand_trainable(module, name)
-    run = runner(artifact, demand_lessons(fit.train, name), graded=True)
-    left_out = _left_out(module, size.depth, run) if size.depth < 1 else ()
+    data = demand_lessons(fit.train, name)
+    left_out = _left_out(module, size.depth, runner(artifact, data)) if size.depth < 1 else ()
     edits = torch_blocks.edits(left_out)
     for edit in edits:
         edit.apply(module)
@@ -81,7 +83,7 @@ def made(artifact: Artifact, size: Size, weights: str, fit: Fit, name: str, part
     reason = ""
     if size.width < 1:
         before = copy.deepcopy(module)
-        narrow, reason = narrowed(module, size.width, run)
+        narrow, reason = narrowed(module, size.width, artifact, data, fit.seed)
         edits = (*edits, *difference(before, module))
     if not edits:
         raise BuildError(
@@ -116,91 +118,33 @@ def _left_out(module: torch.nn.Module, depth: float, run: Run) -> tuple[Block, .
 # -- width -----------------------------------------------------------------------------------------------------------
 
 Narrow = tuple[str, int, int]
-"""A group of layers by the path of its first, its channels before and after."""
+"""A group of layers by its name, its channels before and after."""
 
 
-def narrowed(module: torch.nn.Module, width: float, run: Run) -> tuple[tuple[Narrow, ...], str]:
-    """Take channels away in place; what was narrowed, and why the last other group could not be, in words.
+def narrowed(
+    module: torch.nn.Module, width: float, artifact: Artifact, data: Split, seed: int
+) -> tuple[tuple[Narrow, ...], str]:
+    """Take the share of channels that does not fit ``width`` away, in place; what was narrowed, and why a group stays.
 
-    Groups are tried one after the other, and undone where the model no longer runs or answers in another shape: where
-    sizes are written into its ``forward``, or a shortcut pads its channels. Afterwards all parameters have gradients.
+    Every group is proven (:mod:`paretune.forms.torch_dependency`): where sizes are written into ``forward``, or a
+    shortcut pads its channels, it stays.
     """
-    import torch_pruning
-
-    with torch.no_grad():
-        shapes = [one.shape for one in run(module)]
-    done: list[Narrow] = []
-    reason = "torch-pruning finds no layers whose channels it can take away"
-    for path, channels, group in _groups(torch_pruning, module, run):
-        kept = max(1, round(width * channels))
-        before, shared = _snapshot(module), _shared(module)
-        try:
-            norms = torch_pruning.importance.MagnitudeImportance(p=2)(group)
-            group.prune(torch.argsort(norms, stable=True)[: channels - kept].tolist())
-            _tie(module, shared)
-            with torch.no_grad():
-                if [one.shape for one in run(module)] != shapes:
-                    raise ValueError(f"it answers in another shape with fewer channels of {path}")
-            done.append((path, channels, kept))
-        except Exception as error:  # whatever torch-pruning or the user's forward raises
-            if is_passing(error):
-                raise  # a lack of memory says nothing of the model
-            reason = f"without channels of {path}: {(str(error).strip().splitlines() or [''])[0][:200]}"
-            _undo(before)
-    return tuple(done), reason
-
-
-def _groups(pruning: Any, module: torch.nn.Module, run: Run) -> Iterator[tuple[str, int, Any]]:
-    """Layers whose channels go together: the path of the first, the number of its channels, the group."""
-    for parameter in module.parameters():
-        parameter.requires_grad_(True)  # the graph is read off what gradients would flow through
-    names = {part: path for path, part in module.named_modules()}
-    graph = pruning.DependencyGraph()
+    names, inputs = form.keywords(artifact), watched(artifact, data)
     try:
-        with torch.enable_grad(), quiet():
-            graph.build_dependency(module, (), forward_fn=lambda model, inputs: run(model), verbose=False)
-            roots = [group[0].dep.target.module for group in graph.get_all_groups()]
-    except Exception as error:  # a forward that torch-pruning cannot follow: it has no groups
-        if is_passing(error):
-            raise
-        return
-    for root in roots:
-        pruner = graph.get_pruner_of_module(root)
-        channels = pruner.get_out_channels(root)
-        yield names[root], channels, graph.get_pruning_group(root, pruner.prune_out_channels, list(range(channels)))
-
-
-def _snapshot(module: torch.nn.Module) -> list[tuple[torch.nn.Module, dict[str, Any]]]:
-    """The attributes of every module; pruning puts other tensors in their place and never writes into them."""
-    return [
-        (part, {key: copy.copy(value) if isinstance(value, dict) else value for key, value in vars(part).items()})
-        for part in module.modules()
-    ]
-
-
-def _undo(snapshot: Sequence[tuple[torch.nn.Module, dict[str, Any]]]) -> None:
-    for part, held in snapshot:
-        vars(part).clear()
-        vars(part).update(held)
-
-
-def _shared(module: torch.nn.Module) -> list[list[str]]:
-    """Names of parameters that are one and the same."""
-    names: dict[int, list[str]] = defaultdict(list)
-    for name, parameter in module.named_parameters(remove_duplicate=False):
-        names[id(parameter)].append(name)
-    return [alike for alike in names.values() if len(alike) > 1]
-
-
-def _tie(module: torch.nn.Module, shared: Sequence[Sequence[str]]) -> None:
-    """Make shared parameters one again; a ValueError where they came apart."""
-    for first, *others in shared:
-        kept = module.get_parameter(first)
-        for name in others:
-            if not torch.equal(kept, module.get_parameter(name)):
-                raise ValueError(f"the shared weights {first} and {name} come apart")
-            path, _, key = name.rpartition(".")
-            module.get_submodule(path)._parameters[key] = kept
+        found = groups(module, names, inputs, seed=seed)
+    except BuildError as error:
+        return (), error.what
+    scores = by_weights(module, found.groups, "l2")
+    counts = counted([one for one in found.groups if one.name in scores], scores, 1 - width, "per_layer", 1, 1)
+    gone = {one: one.cuts(going(one, scores[one.name], counts[one.name])) for one in found.groups if one.name in scores}
+    cuts = merged(gone.values())
+    fault = Proof(module, names, inputs, seed).fault_of(cuts) if cuts else None
+    if fault is not None:
+        return (), fault
+    cut(module, cuts)
+    kept = {one: counts[one.name] * len(one.units[0]) for one in gone}
+    rows = tuple((one.name, one.width, kept[one]) for one in gone if kept[one] < one.width)
+    return rows, next((f"{path}: {reason}" for path, reason in found.left.items()), "it has no layers between others")
 
 
 # -- weights ---------------------------------------------------------------------------------------------------------

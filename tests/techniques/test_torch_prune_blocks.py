@@ -149,6 +149,9 @@ def test_a_killed_pruning_goes_on_to_the_same_end(tmp_path):
     assert again.digest == undisturbed.digest
     assert again.notes == undisturbed.notes
     assert all(text.startswith("cycle 2 of 2: ") and "ranking" not in text for text in texts)
+    other = dataclasses.replace(CYCLES, ranking="single")
+    with pytest.raises(BuildError, match="checkpoints of another training"):
+        other.apply(original, residual.fitted(original, tmp_path / "other", checkpoints=kept))
 
 
 def test_the_shallower_model_exports_and_opens_in_a_fresh_process(tmp_path):

@@ -34,6 +34,7 @@ from paretune.techniques.torch_prune_channels import TorchPruneChannels
 from paretune.techniques.torch_qat import TorchQat
 from paretune.techniques.torch_to_onnx import TorchToOnnx
 from paretune.testing import TechniqueConformance
+from paretune.training import quantisation
 
 SHAPE = (3, 12, 12)
 CLASSES = 4
@@ -167,6 +168,22 @@ def test_training_changed_weights_and_scales(original, quantised, tmp_path):
     assert untrained.keys() == trained.keys()
     assert all(not torch.equal(untrained[path].scale, trained[path].scale) for path in untrained)
     assert start.notes[-1] == "torch_qat: calibrated on 64 examples, not trained"
+
+
+def test_a_scale_that_learns_to_vanish_is_held_and_told(original, tmp_path):
+    module = form.restore(original)
+    wish = quantisation.Wish(lambda layers: dict.fromkeys(layers, 8), 8, True, True, False, False, True, 8, 0.0)
+    made = quantisation.quantised(module, original, fitted(original, tmp_path), "here", wish)
+    found = dict(quantisers(module))
+    first = {path: quantiser.scale.detach().clone() for path, quantiser in found.items()}
+    path, vanished = next((path, one) for path, one in found.items() if path.endswith("input_quantiser"))
+    with torch.no_grad():
+        vanished.scale.fill_(-1.0)
+    made.each(1, 2)
+    assert torch.equal(vanished.scale, first.pop(path) / 1024)
+    assert all(torch.equal(found[other].scale, scale) for other, scale in first.items())
+    (line,) = made.finish()
+    assert line.endswith(f"(lower learning_rate, or keep them in float): {path.removesuffix('_quantiser')}")
 
 
 def test_onnxruntime_runs_integer_kernels_and_answers_within_a_step(quantised, graph):

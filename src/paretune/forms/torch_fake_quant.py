@@ -19,7 +19,6 @@ from torch.nn import functional
 from paretune.errors import ArtifactError
 from paretune.forms.torch_path import submodule
 
-SMALLEST_SCALE = 2.0**-60
 BITS = range(2, 9)
 ROLES = ("weight", "input", "output")
 

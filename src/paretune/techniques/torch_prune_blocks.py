@@ -113,6 +113,7 @@ class Pruning:
 
     def __post_init__(self) -> None:
         from paretune.forms import torch as form
+        from paretune.training.checkpoint import purpose
         from paretune.training.distance import Distance
         from paretune.training.lesson import demand_lessons
 
@@ -132,6 +133,10 @@ class Pruning:
             )  # fmt: skip
         sample = self.data.take(self.plan.sample, self.fit.seed)
         self.distance = Distance(self.artifact, sample, self.fit, self.plan)
+        self.purpose = purpose([
+            self.name, dataclasses.asdict(self.plan), self.fit.seed, self.artifact.digest, self.fit.teacher.digest,
+            sample.digest,
+        ])  # fmt: skip
         self.pool = self._pool()  # before anything is trained, so that a resumed pruning finds the same
 
     def run(self) -> torch.nn.Module:
@@ -311,7 +316,7 @@ class Pruning:
 
         facts = {
             "gone": [dataclasses.asdict(block) for block in self.gone], "lines": self.lines, "spare": self.spare,
-            "fresh": self.fresh, "entries": self.entries,
+            "fresh": self.fresh, "entries": self.entries, "purpose": self.purpose,
         }  # fmt: skip
         folder = self.fit.checkpoints / "cycles"
         Checkpoints(folder).save(Checkpoint(step, {"model": dict(_tensors(self.whole))}, facts))
@@ -325,7 +330,7 @@ class Pruning:
         from paretune.forms.torch_blocks import Block
         from paretune.training.checkpoint import Checkpoints
 
-        held = Checkpoints(self.fit.checkpoints / "cycles").latest()
+        held = Checkpoints(self.fit.checkpoints / "cycles").of(self.purpose)
         if held is None:
             return 0
         with torch.no_grad():

@@ -114,7 +114,7 @@ class TorchQat(Healing):
             notes.append(f"{self.name}: {outcome.line}")
         else:
             notes.append(f"{self.name}: calibrated on {min(self.samples, len(fit.train))} examples, not trained")
-        made.finish()
+        notes += [f"{self.name}: {line}" for line in made.finish()]
         fit.record(table(self.name, "quantised tensors", ("tensor", "bits", "integers", "zero point"), made.table))
         return sealed(module, artifact, artifact, fit, (*form.edits_of(artifact), *made.edits), *notes)
 

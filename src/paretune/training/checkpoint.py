@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from paretune.ask.artifact import sha256_of, verify_files
 from paretune.build.store import sync, writing
-from paretune.errors import ParetuneError
+from paretune.errors import BuildError, ParetuneError
 
 FACTS = "checkpoint.json"
 KEPT = 2
@@ -80,6 +81,22 @@ class Checkpoints:
                 return checkpoint
         return None
 
+    def of(self, purpose: str) -> Checkpoint | None:
+        """The newest, if its fact ``purpose`` is this one; None when there is none.
+
+        Raises
+        ------
+        BuildError
+            If the directory holds the checkpoints of something else.
+        """
+        held = self.latest()
+        if held is not None and held.facts.get("purpose") != purpose:
+            raise BuildError(
+                "holds the checkpoints of another training", where=str(self.folder),
+                do="give another directory, or delete it",
+            )  # fmt: skip
+        return held
+
     def drop(self, step: int) -> None:
         """Remove the checkpoint after ``step`` steps, where there is one."""
         shutil.rmtree(self._place(step), ignore_errors=True)
@@ -99,6 +116,11 @@ class Checkpoints:
         described = {"step": checkpoint.step, "files": files, "facts": dict(checkpoint.facts)}
         (scratch / FACTS).write_text(json.dumps(described))
         sync(scratch)
+
+
+def purpose(described: Sequence[Any]) -> str:
+    """A digest of what must be the same for a checkpoint to be taken up: plain JSON values."""
+    return hashlib.sha256(json.dumps(list(described), sort_keys=True).encode()).hexdigest()
 
 
 def tensors_of(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

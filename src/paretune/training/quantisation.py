@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -18,10 +17,12 @@ from paretune.errors import BuildError
 from paretune.forms import torch as form
 from paretune.forms import torch_flow, torch_placement
 from paretune.forms.torch_edits import Edit
-from paretune.forms.torch_fake_quant import QUANTISED, SMALLEST_SCALE, FakeQuant, Quantise, quantisers
+from paretune.forms.torch_fake_quant import QUANTISED, FakeQuant, Quantise, quantisers
 from paretune.forms.torch_fold import FoldBatchNorm, channel_axis
 from paretune.training.calibration import SHARES, Observed, Setting, observe, setting, weight_scales
 
+LOWEST = 2.0**-10
+"""Share of its first value that a scale may fall to: far below all is cut off, and no gradient leads back."""
 SHOWN = 12
 """So many names at most in a note."""
 
@@ -67,11 +68,11 @@ class Wish:
 class Quantised:
     """What was done: the edits, lines for a person, and of every quantised tensor where it is, bits, kind of integers
     and zero point. ``each`` must be called after every step of a training, and ``finish`` at the end, also where there
-    was none."""
+    was none: it tells in lines what went wrong."""
 
     edits: tuple[Edit, ...]
     each: Callable[[int, int], None]
-    finish: Callable[[], None]
+    finish: Callable[[], list[str]]
     lines: tuple[str, ...]
     table: tuple[tuple[str, int, str, int], ...]
 
@@ -118,9 +119,15 @@ def quantised(module: nn.Module, artifact: Artifact, fit: Fit, name: str, wish: 
     edit = Quantise(_described(module, bits, settings, wish.learned))
     edit.apply(module)
     shares = _set_scales(module, bits, settings, wish.close_weights)
+    floors = {path: LOWEST * quantiser.scale.detach() for path, quantiser in quantisers(module)}
     edits: tuple[Edit, ...] = (fold, edit) if fold.pairs else (edit,)
     lines = [_line(bits, settings, fold), *_left(module, placement, bool(wish.activations and wish.outputs))]
-    return Quantised(edits, _each(module, shares, wish), partial(later.apply, module), tuple(lines), _table(module))
+
+    def finish() -> list[str]:
+        later.apply(module)
+        return _fallen(module, floors)
+
+    return Quantised(edits, _each(module, shares, floors, wish), finish, tuple(lines), _table(module))
 
 
 def _flow(module: nn.Module, artifact: Artifact, fit: Fit) -> torch_flow.Flow:
@@ -164,18 +171,19 @@ def _set_scales(
     return shares
 
 
-def _each(module: nn.Module, shares: Mapping[str, torch.Tensor], wish: Wish) -> Callable[[int, int], None]:
-    """Scales stay above zero, or those of weights follow the weights; normalisations freeze when it is time."""
+def _each(
+    module: nn.Module, shares: Mapping[str, torch.Tensor], floors: Mapping[str, torch.Tensor], wish: Wish
+) -> Callable[[int, int], None]:
+    """Scales stay above their floors, or those of weights follow the weights; normalisations freeze when it is time."""
     norms = [part for part in module.modules() if isinstance(part, _BatchNorm)]
-    rounding = [quantiser for _, quantiser in quantisers(module)]
     follow = {} if wish.learned else shares
 
     def each(done: int, total: int) -> None:
         for norm in norms if done >= wish.freeze * total else ():
             norm.eval()
         with torch.no_grad():
-            for quantiser in rounding:
-                quantiser.scale.clamp_(min=SMALLEST_SCALE)
+            for path, quantiser in quantisers(module):
+                quantiser.scale.clamp_(min=floors[path].to(quantiser.scale.device))
             for path, share in follow.items():
                 quantiser = _quantiser(module, path, "weight")
                 per_channel = bool(quantiser.scale.ndim)
@@ -183,6 +191,19 @@ def _each(module: nn.Module, shares: Mapping[str, torch.Tensor], wish: Wish) -> 
                 quantiser.scale.copy_(whole * share.to(whole.device))
 
     return each
+
+
+def _fallen(module: nn.Module, floors: Mapping[str, torch.Tensor]) -> list[str]:
+    """A line where scales fell to their floors, if any did."""
+    found = [
+        path.removesuffix("_quantiser")
+        for path, quantiser in quantisers(module)
+        if quantiser.scale.requires_grad and bool((quantiser.scale.detach().cpu() <= floors[path]).any())
+    ]
+    if not found:
+        return []
+    some = f"{', '.join(found[:SHOWN])}{' …' if len(found) > SHOWN else ''}"
+    return [f"scales fell to a thousandth of their first value (lower learning_rate, or keep them in float): {some}"]
 
 
 def _quantiser(module: nn.Module, path: str, role: str) -> FakeQuant:

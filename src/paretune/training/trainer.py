@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -25,7 +23,7 @@ from paretune.forms import torch as form
 from paretune.training import random_state
 from paretune.training.activation_checkpoint import recomputed
 from paretune.training.augmentation import Augmentation
-from paretune.training.checkpoint import Checkpoint, Checkpoints, tensors_of, unsaved_of
+from paretune.training.checkpoint import Checkpoint, Checkpoints, purpose, tensors_of, unsaved_of
 from paretune.training.device import accelerator, repeatable
 from paretune.training.learner import Learner, demand_trainable
 from paretune.training.lesson import Lesson, Lessons
@@ -348,16 +346,10 @@ class Trainer:
 
     def _resume(self) -> int:
         """Take up the newest checkpoint; the step it stands at, 0 where there is none."""
-        held = None if self.checkpoints is None else self.checkpoints.latest()
+        held = None if self.checkpoints is None else self.checkpoints.of(self.purpose)
         demand_agreement(self.device, 0 if held is None else held.step, self.name)
         if held is None:
             return 0
-        if held.facts["purpose"] != self.purpose:
-            assert self.checkpoints is not None
-            raise BuildError(
-                "holds the checkpoints of another training", where=str(self.checkpoints.folder),
-                do="give another directory, or delete it",
-            )  # fmt: skip
         with torch.no_grad():
             for name, tensor in tensors_of(self._trained()):
                 tensor.copy_(held.tensors["model"][name])
@@ -385,8 +377,7 @@ class Trainer:
     def _purpose(self, artifact: Artifact, data: Split, seed: int, about: Sequence[str]) -> str:
         """What must be the same for a checkpoint to be taken up."""
         shapes = [[name, list(tensor.shape), str(tensor.dtype)] for name, tensor in tensors_of(self._trained())]
-        described = [
+        return purpose([
             self.name, dataclasses.asdict(self.plan), seed, artifact.digest, shapes, len(self.lessons),
             self.device.num_processes, data.take(KNOWN_BY, seed).digest, *about,
-        ]  # fmt: skip
-        return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+        ])  # fmt: skip

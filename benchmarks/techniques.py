@@ -191,6 +191,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0, help="of each comparison with the original")
     parser.add_argument("--document", type=Path, default=DOCUMENT)
     asked = parser.parse_args()
+    if asked.only and asked.document == DOCUMENT:
+        parser.error("--only makes a part of the page: say where to by --document")
     from paretune.ask.workload import load
 
     wanted = None if asked.only is None else set(asked.only.split(","))

@@ -269,7 +269,8 @@ class Loop:
     def _must_stop(self, proposal: Proposal, fixed: bool) -> bool:
         if self.stopped != "finished":
             return True
-        trains = proposal.candidate.recipe.trains  # asked for, and stopped in its midst
+        steps = proposal.candidate.recipe.steps
+        trains = any(not step.light() for step in steps)  # asked for, and stopped in its midst
         if self.journal.left_s < self._kept_s + (0 if fixed or trains else proposal.cost):
             self._stop_for_time()
         return self.stopped != "finished"

@@ -183,6 +183,8 @@ def _techniques(only: Sequence[str] | None, without: Sequence[str]) -> dict[str,
             plugin.load("techniques", pattern)  # raises, with the nearest name
     usable = plugin.usable("techniques")
     for name in only or ():
+        if name in known and any(fnmatch(name, pattern) for pattern in without):
+            raise CallError(f"{name} is both asked and left out", where="techniques", do="drop it from one of the two")
         if name in known:
             plugin.require(plugin.load("techniques", name), name)
 
@@ -212,6 +214,8 @@ def _idle(
                 f"{name} by itself teaches the original to answer as it does, and nothing gets smaller: name what "
                 f'prunes too, or put {{"technique": "{name}", "knobs": {{"student": "made"}}}} into a --recipe'
             )
+    if fixed is not None and only:
+        idle.append("--only is not used: a --recipe says what is tried")
     steps = [step for candidate in fixed or () for step in candidate.recipe.steps]
     if workload.student is not None and not any("given" in values_of(step).values() for step in steps):
         idle.append(

@@ -68,6 +68,11 @@ def test_a_table_has_a_cell_for_every_column() -> None:
         history.table("t", "widths", ["layer", "after"], [["fc"]])
 
 
+def test_small_losses_keep_their_digits() -> None:
+    entry = history.curve("t", "", [3.1234567e-7, 1234.5678], [None, None], [1e-9, 0.0], 2)
+    assert (entry["losses"], entry["rates"]) == ([3.12346e-7, 1234.57], [1e-9, 0.0])
+
+
 def test_numbers_of_numpy_become_plain_ones() -> None:
     entry = history.table("t", "widths", ["a", "b", "c"], [[np.int64(8), np.float32(math.nan), np.float32(0.5)]])
     assert json.loads(json.dumps(entry))["rows"] == [[8, None, 0.5]]

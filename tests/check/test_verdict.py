@@ -115,11 +115,28 @@ def test_a_lower_score_on_examples_that_the_original_learnt_proves_nothing() -> 
     assert (strict.verdict, mild.verdict) == ("breaks", "undecided")
     assert not finalists([strict], [1])
     assert finalists([mild], [1]) == [mild], "held-out data decides"
-    assert only(mild).text.endswith("the original may have learnt these examples by heart: held-out data decides")
+    assert only(mild).text.endswith(
+        ", asked drop<=1pp: undecided, as the original may have learnt these examples by heart: held-out data decides"
+    )
     fast = judge(base, trial, Budget.parse("p50<=0.1ms"), "heldout", learnt=True)
     assert fast.verdict == "breaks", "speed is what it is"
     met = judge(base, measured("same", 0.5, right), budget, "heldout", learnt=True)
     assert met.verdict == "meets"
+
+
+def test_a_disputed_drop_is_tested_after_what_is_not_and_displaces_nothing() -> None:
+    right = np.ones(10_000)
+    lost, turned = right.copy(), right.copy()
+    lost[:150] = 0
+    turned[:40] = 0
+    base = measured("base", 1.0, answers({"accuracy": right}, right))
+    budget = Budget.parse("drop<=1pp")
+    trained = judge(base, measured("trained", 0.3, answers({"accuracy": lost}, right)), budget, "heldout", learnt=True)
+    changed = np.where(np.arange(10_000) < 200, 2, 1)
+    rounded = judge(base, measured("int8", 0.5, answers({"accuracy": turned}, changed)), budget, "heldout")
+    assert trained.risk < rounded.risk
+    assert trained.merit.value > rounded.merit.value
+    assert [one.id for one in finalists([trained, rounded], [1])] == ["int8", "trained"]
 
 
 def test_what_cannot_be_known_is_said() -> None:

@@ -330,7 +330,9 @@ def test_a_speed_up_that_is_not_shown_is_not_claimed(example: dict[str, Any]) ->
     best = next(one for one in example["candidates"] if one["id"] == example["best"])
     best["runs"][0]["speedup"] = {"value": 1.02, "low": 0.97, "high": 1.06}
     best["runs"][1]["speedup"] = {"value": 0.5, "low": 0.48, "high": 0.52}
-    best["drops"]["accuracy"].update(value=-0.3, low=-0.6, high=0.0)
+    best["drops"]["accuracy"].update(value=-0.3, low=-0.6, high=0.1)
+    assert "2.00× slower at batch 32, with no loss of accuracy" in page_of(example).text
+    best["drops"]["accuracy"].update(value=-0.3, low=-0.6, high=-0.1)
     text = page_of(example).text
     assert "no faster or slower at batch 1, as far as shown" in text
     assert "2.00× slower at batch 32, gaining 0.30 pp of accuracy" in text
@@ -409,6 +411,22 @@ def test_training_is_shown_by_its_curves_and_tables(example: dict[str, Any]) -> 
     assert "curve-0" in page.ids()
     drawn = json.loads(next(text for text in page.scripts if text.startswith('{"axes"')))
     assert drawn["curves"][0]["losses"] == [2.5, 1.25, None]
+
+
+def test_what_other_candidates_learnt_and_what_steps_say_is_shown_too(example: dict[str, Any]) -> None:
+    best = next(one for one in example["candidates"] if one["id"] == example["best"])
+    other = next(one for one in example["candidates"] if one is not best and one["status"] == "built")
+    curve = {"kind": "curve", "title": "", "losses": [2.0, 1.0], "scores": [None, None], "rates": [0.1, 0.0], "kept": 2}
+    best["notes"] = [f"torch_qat: weights left in float: {HOSTILE}"]
+    best["history"] = [{**curve, "technique": "torch_qat"}]
+    other["history"] = [{**curve, "technique": "torch_qat"}, {**curve, "technique": "torch_distill"}]
+    result.validate(example)
+    page = Page(report.render(example))
+    assert f"torch_qat: weights left in float: {HOSTILE}" in page.text
+    drawn = json.loads(next(text for text in page.scripts if text.startswith('{"axes"')))["curves"]
+    assert [(one["technique"], one["candidate"]) for one in drawn] == [
+        ("torch_qat", ""), ("torch_distill", other["title"]),
+    ]  # fmt: skip
 
 
 def test_a_candidate_that_was_not_trained_has_no_such_section(example: dict[str, Any]) -> None:

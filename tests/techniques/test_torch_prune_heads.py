@@ -16,9 +16,11 @@ from torch import nn
 
 from paretune.ask.artifact import Artifact
 from paretune.ask.data import Split, feeds
+from paretune.ask.own_step import OwnStep
 from paretune.build.technique import Fit
 from paretune.errors import BuildError
 from paretune.forms import torch as form
+from paretune.forms.torch_hidden import Hidden
 from paretune.techniques.torch_prune_heads import TorchPruneHeads
 from paretune.techniques.torch_to_onnx import TorchToOnnx
 from paretune.testing import TechniqueConformance
@@ -38,6 +40,23 @@ class TestConformance(TechniqueConformance):
 def answers(artifact: Artifact, seed: int = 9) -> np.ndarray:
     module, data = form.restore(artifact), attention.split(200, seed)
     return np.concatenate([form.call(module, artifact, arrays)[0] for arrays in feeds(data, artifact, 50)])
+
+
+def test_a_layer_that_shall_lose_nothing_loses_nothing_by_rounding():
+    wide = [Hidden(path, (), 1, 20) for path in ("first", "second")]
+    scores = {wide[0]: [10.0] * 20, wide[1]: [1.0] * 4 + [100.0] * 16}
+    kept = dataclasses.replace(CUT, scope="global")._kept(wide, scores, 0.1, 8)
+    assert [len(kept[one]) for one in wide] == [20, 16]
+
+
+def test_heads_are_ranked_by_the_users_own_step(tmp_path):
+    def step(model, inputs, labels):
+        return nn.functional.cross_entropy(model(**inputs), labels)
+
+    original = attention.sealed(attention.encoder(None), tmp_path / "model")
+    fit = attention.fitted(original, tmp_path)
+    own, usual = (CUT.apply(original, dataclasses.replace(fit, loss=loss)) for loss in (OwnStep(step), None))
+    assert own.digest == usual.digest
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -246,6 +246,16 @@ def test_every_way_of_quantising_exports_as_it_answers(original, tmp_path, knobs
             assert (quantiser.signed, quantiser.zero_point) == (True, 0)
 
 
+def test_a_channel_that_is_multiplied_by_zero_is_no_nan(tmp_path):
+    module = live()
+    norm = next(part for part in module.modules() if isinstance(part, nn.BatchNorm2d))
+    with torch.no_grad():
+        norm.weight[1] = 0
+    artifact = sealed(module, tmp_path / "live")
+    made = dataclasses.replace(PLAIN, freeze_batch_norm=0.5).apply(artifact, fitted(artifact, tmp_path / "made"))
+    assert np.isfinite(by_torch(made)).all()
+
+
 def test_a_transposed_convolution_keeps_its_answers_where_normalisations_are_folded_late(tmp_path):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

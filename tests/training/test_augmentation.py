@@ -152,6 +152,11 @@ def test_a_teacher_answers_the_changed_pixels(tmp_path):
     assert len(seen) == 2
 
 
+def test_views_without_augmentation_are_refused():
+    with pytest.raises(BuildError, match=r"training.views: views needs images that are augmented — set augment too"):
+        trained(dataclasses.replace(QUICK, augment="none", views=2))
+
+
 def test_each_view_is_answered_once_and_taught_as_if_it_were_asked_anew(tmp_path):
     artifact = samples.artifact("torch")
     plan = Healing(epochs=5, batch=16, augment="shift_flip", views=2)

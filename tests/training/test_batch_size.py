@@ -5,11 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import feature_nets
 import pytest
 import torch
 import training_nets as nets
 from torch import nn
 
+from paretune.ask.data import Split
 from paretune.errors import BuildError
 from paretune.forms import torch as form
 from paretune.training import batch_size
@@ -54,6 +56,18 @@ def test_what_needs_more_than_the_limit_is_not_tried(tmp_path, limit, largest):
     made = found(tmp_path, wide(), Plan(batch=100), limit_bytes=limit)
     assert made.largest == largest
     assert max(made.examples_per_s) == largest
+
+
+def test_more_fits_where_activations_are_computed_again(tmp_path):
+    largest = {}
+    for checkpointing in (False, True):
+        live = feature_nets.made(feature_nets.Stages, width=8, blocks=6)
+        artifact = feature_nets.sealed(live, tmp_path / str(checkpointing))
+        data = Split.whole(feature_nets.images(), None, "train")
+        plan = Plan(batch=48, activation_checkpointing=checkpointing)
+        tried = batch_size.find(live, artifact, data, supervised(None), plan, 0, limit_bytes=2_500_000)
+        largest[checkpointing] = tried.largest
+    assert largest[True] > largest[False]
 
 
 def test_nothing_fits(tmp_path):

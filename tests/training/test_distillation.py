@@ -131,6 +131,18 @@ def test_labels_that_only_a_users_loss_understands_do_not_stop_it(tmp_path):
     torch.testing.assert_close(distilling(teacher, None, 1.0, 4.0, True)(lambda *x: answer, odd), like)
 
 
+@pytest.mark.parametrize("alpha", [1.0, 0.5])
+def test_classes_given_as_floats_are_classes_along_the_same_axis(alpha):
+    answer, wanted = torch.randn(2, 5, 3), torch.randn(2, 5, 3)
+    labels = torch.tensor([[0, 1, 2, -1, -1], [1, 1, 0, 2, -1]])
+    step = distilling(lambda lesson: wanted, None, alpha, 2.0, True)
+    found = [
+        float(step(lambda *x: answer, Lesson((torch.zeros(2, 1),), given, torch.arange(2))))
+        for given in (labels, labels.float())
+    ]
+    assert found[0] == found[1] > 0
+
+
 def test_whole_numbers_may_be_values_and_floats_classes(tmp_path):
     artifact, teacher = taught(tmp_path)
     lesson = lesson_of(artifact, range(6))

@@ -90,7 +90,27 @@ def test_parameters_that_cannot_be_drawn_anew_are_told(tmp_path):
             return self.scale * super().forward(x)
 
     note = smaller(nets.made(Scaled), Size(1.0, 0.5), tmp_path, "fresh")[2]
-    assert "kept all the same, as their modules have no reset_parameters: scale;" in note
+    assert "kept all the same, for want of reset_parameters: the model;" in note
+
+
+def test_frozen_parameters_are_not_drawn_anew(tmp_path):
+    live = nets.made(nets.Stages)
+    live.stem.requires_grad_(False)
+    net = form.restore(smaller(live, Size(1.0, 0.5), tmp_path, "fresh")[1])
+    assert torch.equal(net.stem.weight, live.stem.weight)
+    assert not torch.equal(net.down.weight, live.down.weight)
+
+
+def test_what_stays_wide_is_told(tmp_path):
+    class Hard(nets.Stages):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            assert self.down.weight.shape[0] == 8
+            return super().forward(x)
+
+    _, _, note = smaller(nets.made(Hard), Size(0.5, 0.5), tmp_path / "some")
+    assert "1 group of layers narrowed: stem 4 → 2; not narrowed: down: the model fails when they are narrower" in note
+    with pytest.raises(BuildError, match=r"of the model: stem has 4 channels, of which none goes at 0\.95"):
+        smaller(nets.made(nets.Stages), Size(0.95, 1.0), tmp_path / "none")
 
 
 def test_groups_that_the_model_does_not_run_without_stay(tmp_path):

@@ -6,6 +6,7 @@ A technique or a target *is* its configuration: a frozen dataclass whose fields 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -106,9 +107,9 @@ def make(kind: type[Any], values: Mapping[str, Any], owner: str) -> Any:
     clean = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     for name, value in clean.items():
         if name not in knobs:
-            raise RecipeError(
-                f"has no knob {name!r}", where=owner, do=f"its knobs are {', '.join(knobs) or 'none at all'}"
-            )
+            near = difflib.get_close_matches(name, knobs, 1)
+            do = f"did you mean {near[0]}?" if near else f"its knobs are {', '.join(knobs) or 'none at all'}"
+            raise RecipeError(f"has no knob {name!r}", where=owner, do=do)
         knobs[name].check(value, owner)
         clean[name] = knobs[name].settled(value)
     return kind(**clean)

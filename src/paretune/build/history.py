@@ -76,4 +76,4 @@ def read(place: Path) -> tuple[Entry, ...]:
 
 
 def _finite(value: float | None) -> float | None:
-    return None if value is None or not math.isfinite(value) else round(float(value), 6)
+    return None if value is None or not math.isfinite(value) else float(f"{value:.6g}")

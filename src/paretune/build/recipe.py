@@ -44,8 +44,8 @@ class Recipe:
 
     @property
     def trains(self) -> bool:
-        """Whether a step learns from data for longer than a search would try it by itself."""
-        return any(not step.light() for step in self.steps)
+        """Whether a step trains the model: one that a search would not try by itself, and not for no epochs."""
+        return any(not step.light() and getattr(step, "epochs", 1) > 0 for step in self.steps)
 
     @property
     def title(self) -> str:

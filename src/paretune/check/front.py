@@ -59,8 +59,9 @@ def finalists(verdicts: Sequence[Verdict], batches: Sequence[int], most: int = F
     """Who is confirmed on held-out data, ordered beforehand from the safest answers to the fastest.
 
     Taken are candidates faster than the baseline that break no limit on the ranking data and are not dominated in
-    (risk, merit, speed at any batch size). When there are more than ``most``, the safest, the best by merit and at each
-    batch size stay, and the rest are taken evenly along the order.
+    (risk, merit, speed at any batch size). Those whose drop is disputed come last: if one fails, none is lost by it.
+    When there are more than ``most``, the safest, the best by merit and at each batch size stay, and the rest are taken
+    evenly along the order.
     """
     able = [
         verdict
@@ -68,11 +69,14 @@ def finalists(verdicts: Sequence[Verdict], batches: Sequence[int], most: int = F
         if verdict.verdict != "breaks" and verdict.improves and not math.isnan(verdict.risk)
     ]
     points = {
-        verdict.id: (verdict.risk, -verdict.merit.value, *(-verdict.speedups[batch].value for batch in batches))
+        verdict.id: (
+            float(_is_disputed(verdict)), verdict.risk, -verdict.merit.value,
+            *(-verdict.speedups[batch].value for batch in batches),
+        )
         for verdict in able
-    }
+    }  # fmt: skip
     kept = [verdict for verdict in able if verdict.id in non_dominated(points)]
-    kept.sort(key=lambda verdict: (verdict.risk, verdict.merit.value, verdict.id))
+    kept.sort(key=lambda verdict: (_is_disputed(verdict), verdict.risk, verdict.merit.value, verdict.id))
     if len(kept) <= most:
         return kept
     fastest = [max(kept, key=lambda verdict, b=batch: verdict.speedups[b].value).id for batch in batches]  # type: ignore[misc]
@@ -83,3 +87,7 @@ def finalists(verdicts: Sequence[Verdict], batches: Sequence[int], most: int = F
     room = most - len(stay)
     stay |= {rest[(number + 1) * len(rest) // (room + 1)] for number in range(room)}
     return [verdict for verdict in kept if verdict.id in stay]
+
+
+def _is_disputed(verdict: Verdict) -> bool:
+    return any(finding.disputed for finding in verdict.findings)

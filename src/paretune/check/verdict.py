@@ -23,13 +23,15 @@ Ruling = Literal["meets", "breaks", "undecided"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One limit, what was found, and what follows, in words."""
+    """One limit, what was found, and what follows, in words; ``disputed``: it looks broken, on examples that prove
+    nothing."""
 
     limit: Limit
     verdict: Ruling
     estimate: Estimate | None
     text: str
     batch: int | None = None
+    disputed: bool = False
 
     def describe(self) -> dict[str, Any]:
         ends = self.estimate.describe() if self.estimate else {"value": None, "low": None, "high": None}
@@ -271,8 +273,8 @@ def _unproven(finding: Finding) -> Finding:
     """What looks broken on examples that the original may know."""
     if finding.verdict != "breaks":
         return finding
-    told = "; the original may have learnt these examples by heart: held-out data decides"
-    return replace(finding, verdict="undecided", text=finding.text + told)
+    told = "undecided, as the original may have learnt these examples by heart: held-out data decides"
+    return replace(finding, verdict="undecided", text=finding.text.removesuffix("breaks") + told, disputed=True)
 
 
 def _asked(limit: Limit, trial: Measurement) -> dict[int, BatchRun]:

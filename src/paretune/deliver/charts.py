@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
-from paretune.deliver import quantity
+from paretune.deliver import quantity, training
 from paretune.deliver.comparison import knob_value, label, marks
 from paretune.deliver.outcome import Candidate, Outcome, run_at
 from paretune.deliver.readiness import PERCENTILES
@@ -22,7 +22,7 @@ def chart_data(outcome: Outcome) -> dict[str, Any]:
         "points": [_point(outcome, one) for one in outcome.candidates if one["status"] == "built" and one["runs"]],
         "limits": _limits(outcome),
         "histograms": [] if shown is None else _histograms(outcome, shown),
-        "curves": [] if shown is None else [one for one in shown.get("history", []) if one["kind"] == "curve"],
+        "curves": [{**one.entry, "candidate": one.candidate} for one in training.told(outcome, "curve")],
     }
 
 

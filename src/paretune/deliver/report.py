@@ -16,7 +16,7 @@ import jinja2
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from paretune.deliver import charts, comparison, quantity
+from paretune.deliver import charts, comparison, quantity, training
 from paretune.deliver.headline import headline
 from paretune.deliver.outcome import Candidate, Judged, Outcome, run_at
 from paretune.deliver.quantity import Figure
@@ -100,7 +100,8 @@ def render(result: Mapping[str, Any]) -> str:
         started=_moment(result["started"]),
         pack_id=_pack_id(outcome),
         slices=_slices(outcome),
-        tables=[one for one in (outcome.shown or {}).get("history", []) if one["kind"] == "table"],
+        tables=[{**one.entry, "candidate": one.candidate} for one in training.told(outcome, "table")],
+        notes=training.notes(outcome),
         script=asset("report.js"),
         style=asset("report.css"),
         plotly=Markup(get_plotlyjs()),

@@ -83,6 +83,7 @@ class Trial:
             "parameters": artifact.parameters if artifact else None,
             "macs": artifact.macs if artifact else None,
             "history": list(artifact.history) if artifact else [],
+            "notes": list(artifact.notes) if artifact else [],
             "memory_growth": self.growth.describe() if self.growth else None,
             "seconds_to_build": round(self.seconds_to_build, 3),
             "verdict": self.confirmed.verdict if self.confirmed else self._untested(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -88,8 +89,10 @@ def named(module: torch.nn.Module, paths: Sequence[str], run: Run, where: str) -
     for path in paths:
         outer = next((other for other in paths if path.startswith(f"{other}.")), None)
         if not path or path not in parts:
+            near = difflib.get_close_matches(path, parts, 5, 0.5)
+            told = f"; near it are {', '.join(near)}" if near else ""
             raise BuildError(
-                f"the model has no module {path!r}", where=where, do="name modules as named_modules() does"
+                f"the model has no module {path!r}{told}", where=where, do="name modules as named_modules() does"
             )
         if outer is not None or list(paths).count(path) > 1:
             raise BuildError(f"{path} goes with {outer or path} already", where=where, do="name it once")

@@ -76,4 +76,5 @@ def _fold(layer: nn.Module, norm: _BatchNorm) -> None:
         if quantiser is not None:
             scale = quantiser.scale
             assert isinstance(scale, nn.Parameter)
-            scale.mul_(factor.abs() if scale.ndim else 1.0)
+            # a channel that is multiplied by zero has weights of zero, for which any scale will do but zero
+            scale.mul_(torch.where(factor == 0, 1.0, factor.abs()) if scale.ndim else 1.0)

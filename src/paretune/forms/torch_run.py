@@ -21,14 +21,16 @@ WATCHED = 4
 
 
 def watched(artifact: Artifact, data: Split) -> tuple[torch.Tensor, ...]:
-    """The first examples of ``data`` as one batch, a tensor for each input of the artefact.
+    """The first examples of ``data`` as one batch, a tensor for each input of the artefact; few are taken repeatedly.
 
     Raises
     ------
     DataError
         If the examples do not fit the artefact's inputs.
     """
-    arrays = next(feeds(data.head(WATCHED), artifact, artifact.fixed_batch or WATCHED))
+    count = artifact.fixed_batch or WATCHED
+    places = tuple(data.indices[place % len(data)] for place in range(count))
+    arrays = next(feeds(Split(data.examples, places), artifact, count))
     return tuple(map(form.native, arrays))
 
 

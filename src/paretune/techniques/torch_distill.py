@@ -18,7 +18,8 @@ class TorchDistill(Teaching):
     ``student=artifact`` trains the module as the steps before left it: pruned, say. ``student=given`` trains the
     workload's ``student`` in its place, which then goes on through the recipe. ``student=made`` makes one of the model,
     with ``width`` of the channels and ``depth`` of the blocks. The original answers every training
-    example once, where its answers fit into memory; with ``augment`` it answers the changed images in every step.
+    example once, where its answers fit into memory; with ``augment`` it answers the changed images in every step, with
+    ``views`` too each of them once.
     """
 
     name: ClassVar[str] = "torch_distill"
@@ -26,7 +27,9 @@ class TorchDistill(Teaching):
     gives: ClassVar[str] = "torch"
     kind: ClassVar[str] = "distil"
     use: ClassVar[str] = "a step before cut or rounded the model, or a smaller student is at hand"
-    needs: ClassVar[Mapping[str, str]] = {"torch": "torch>=2.11,<2.14", "accelerate": "accelerate>=1.10"}
+    needs: ClassVar[Mapping[str, str]] = {
+        "torch": "torch>=2.11,<2.14", "accelerate": "accelerate>=1.10", "torch_pruning": "torch-pruning>=1.5",
+    }  # fmt: skip
     cost: ClassVar[float] = 600.0
 
     def apply(self, artifact: Artifact, fit: Fit) -> Artifact:

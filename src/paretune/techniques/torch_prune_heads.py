@@ -126,7 +126,8 @@ class TorchPruneHeads(Healing):
             stuck = f"; {unable[0]} counts on the number of its heads" if unable else ""
             raise BuildError(
                 f"found no heads or feed-forward parts that can be taken out{stuck}", where=self.name,
-                do="let forward take its sizes from the layers or from an attribute, or prune channels or blocks",
+                do="prune channels or blocks; or, where there is attention, let its forward take sizes from the layers "
+                "or from an attribute",
             )  # fmt: skip
         fit.progress(0.02, f"ranking by {self.importance}")
         scores = self._scores(module, artifact, data, fit, [*heads, *units])
@@ -164,7 +165,8 @@ class TorchPruneHeads(Healing):
         kept = {}
         for one in groups:
             step = multiple if one.count > multiple else 1
-            many = min(one.count, max(step, step * round(one.count * (1 - shares[one]) / step)))
+            ideal, able = one.count * (1 - shares[one]), (*range(step, one.count, step), one.count)
+            many = min(able, key=lambda count, ideal=ideal: (abs(count - ideal), -count))  # type: ignore[misc]
             best = sorted((-score, unit) for unit, score in enumerate(scores[one]))[:many]
             kept[one] = sorted(unit for _, unit in best)
         return kept

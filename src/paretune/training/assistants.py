@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from paretune.ask.artifact import Artifact
+from paretune.build.history import Entry
 from paretune.build.technique import Fit
 from paretune.errors import BuildError
 from paretune.forms import torch as form
@@ -96,12 +97,17 @@ def _half_way(student: Artifact, fit: Fit, where: str) -> tuple[Artifact, str]:
     share = math.sqrt(min(1.0, least / most))
     reason = ""
     for size in (Size(1.0, share), Size(math.sqrt(share), 1.0)):
+        told: list[Entry] = []
         try:
-            rung, note = made(fit.teacher, size, "kept", fit, where, "assistant-1")
+            rung, note = made(
+                fit.teacher, size, "kept", dataclasses.replace(fit, record=told.append), where, "assistant-1"
+            )
         except BuildError as error:
             reason = error.what
             continue
         if most > _parameters(rung) > least:
+            for entry in told:
+                fit.record(entry)
             return rung, note
         reason = f"with {size} it has {_parameters(rung)} parameters"
     raise BuildError(

@@ -1,4 +1,4 @@
-"""Augmentation: images as they might also have been, drawn from seed, epoch and place alone, so that a resumed training
+"""Augmentation: images as they might also have been, drawn from seed, view and place alone, so that a resumed training
 sees the same ones."""
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ What it finds depends on the machine and its load, so no technique asks it by it
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import statistics
@@ -24,6 +25,7 @@ from paretune.check import cgroup
 from paretune.errors import BuildError, ParetuneError
 from paretune.forms import torch as form
 from paretune.training import random_state
+from paretune.training.activation_checkpoint import recomputed
 from paretune.training.device import accelerator, repeatable
 from paretune.training.learner import Learner, demand_trainable
 from paretune.training.lesson import Lesson, Lessons
@@ -89,8 +91,13 @@ def find(
     demand_trainable(module, name)
     top = min(plan.batch, len(data))
     speeds: dict[int, float] = {}
-    with accelerator(plan.precision) as device, repeatable(device.device), random_state.seeded(seed, device.device):
-        trial = _Trial(copy.deepcopy(module), artifact, data, step, plan, device)
+    tried = copy.deepcopy(module)
+    again = recomputed(tried, name) if plan.activation_checkpointing else contextlib.nullcontext()
+    with (
+        accelerator(plan.precision) as device, again, repeatable(device.device),
+        random_state.seeded(seed, device.device),
+    ):  # fmt: skip
+        trial = _Trial(tried, artifact, data, step, plan, device)
         limit = _free(device.device) if limit_bytes is None else limit_bytes
         for size in _sizes(top):
             try:
@@ -127,6 +134,8 @@ class _Trial:
         self.module, self.step, self.device = module.train(), step, device
         self.lessons = Lessons(data, artifact, device.device, plan.channels_last)
         self.learner = device.prepare_model(Learner(module, form.keywords(artifact)))
+        if plan.compile:
+            self.learner.compile()
         self.optimizer = device.prepare_optimizer(made(module, plan))
 
     def may_fit(self, size: int, limit_bytes: int | None) -> bool:

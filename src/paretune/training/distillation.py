@@ -92,6 +92,15 @@ class Teacher:
         if not augmentation and self._remembers:
             self._known[0] = self._all(0)
 
+    @property
+    def note(self) -> str:
+        """What is to be known of how it answers, in words."""
+        if self._augmentation and self._augmentation.views and not self._remembers:
+            return (
+                f"its answers to {self._augmentation.views} views do not fit into memory, and were asked in every step"
+            )
+        return ""
+
     def __call__(self, lesson: Lesson) -> torch.Tensor:
         """Its answers to a lesson, as losses look at them: the only tensor, ``logits``, or the first."""
         if self._remembers and self._augmentation and lesson.view and lesson.view not in self._known:
@@ -168,7 +177,7 @@ def distilling(
                 where="teacher", do="give a student with the outputs of the original",
             )  # fmt: skip
         if classes:
-            labels = positions(answer, lesson.labels)
+            labels = positions(answer, lesson)
             share = 1.0 if labels is None else balance(lesson, lambda labels: labels >= 0)
             taught = imitation(answer, wanted, labels, temperature) * share
         else:
@@ -182,11 +191,12 @@ def distilling(
     return step
 
 
-def positions(answer: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor | None:
+def positions(answer: torch.Tensor, lesson: Lesson) -> torch.Tensor | None:
     """Labels, if they are classes and one for each position of the answers; None where they mean something else."""
-    if labels is None or labels.is_floating_point():
-        return None
     try:
+        labels = meant(lesson, classes=True).labels
+        if labels is None:
+            return None
         class_rows(answer, labels)
     except BuildError:
         return None

@@ -151,6 +151,11 @@ class Guidance:
                 with self.ours.listening():
                     answered = step(call, lesson)
                 added = weight * term()
+                if alone() and torch.distributed.is_available() and torch.distributed.is_initialized():
+                    raise BuildError(
+                        "a term that teaches alone leaves parameters without gradients, which several processes wait "
+                        "for", where=self.where, do="start it without accelerate launch",
+                    )  # fmt: skip
                 return added if alone() else answered + added
 
             return wrapped

@@ -101,7 +101,8 @@ def heal(
         name=name, about=(*_about(fit), wise.artifact.digest),
     )  # fmt: skip
     fit.record(outcome.entry(name, part))
-    return dataclasses.replace(outcome, note=_unheard(wise.artifact))
+    notes = [note for note in (_unheard(wise.artifact), wise.note) if note]
+    return dataclasses.replace(outcome, note="; ".join(notes))
 
 
 def tutored(module: torch.nn.Module, artifact: Artifact, fit: Fit, plan: Plan, *, name: str) -> Outcome:
@@ -171,7 +172,7 @@ def sealed(
         Added to those of ``interface``.
     """
     form.save(module.eval().cpu(), fit.out, edits)
-    arrays = None if fit.train is None else next(fit.train.head(1).batches(1)).inputs
+    arrays = None if fit.train is None else tuple(tensor.numpy() for tensor in _first(base, fit.train))
     made = Artifact.seal(
         "torch", fit.out, interface.inputs, interface.outputs,
         keyword_inputs=interface.keyword_inputs, output_kind=interface.output_kind,
@@ -184,16 +185,25 @@ def sealed(
     return made
 
 
+def _first(artifact: Artifact, data: Split) -> tuple[torch.Tensor, ...]:
+    """The first example, in the order of the artefact's inputs."""
+    return Lessons(data.head(1), artifact, torch.device("cpu")).at(np.arange(1)).inputs
+
+
 def _demand_restored(module: torch.nn.Module, made: Artifact, base: Artifact, data: Split) -> None:
     """Refuse an artefact that does not answer as the module that it was saved from."""
-    cpu = torch.device("cpu")
-    tensors = Lessons(data.head(1), base, cpu).at(np.arange(1)).inputs
+    cpu, tensors = torch.device("cpu"), _first(base, data)
     answers = []
     for one in (module, form.restore(made)):
         with torch.no_grad(), form.plain_attention(), random_state.seeded(0, cpu):
             answers.append(form.call_flat(one, form.keywords(base), tensors)[1])
     wanted, found = answers
     for ours, theirs in zip(wanted, found, strict=True):
+        if ours.is_floating_point() and bool(ours.isnan().any()):
+            raise BuildError(
+                "what was made answers a training example with NaN", where=type(module).__qualname__,
+                do="lower learning_rate, or look for weights that are not finite",
+            )  # fmt: skip
         # memory in another order sums in another order
         slack = 1e-3 * max(1.0, float(ours.abs().max())) if ours.is_floating_point() and ours.numel() else 0.0
         if ours.shape != theirs.shape or not torch.allclose(theirs, ours, rtol=0.0, atol=slack, equal_nan=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ class Lesson:
     Attributes
     ----------
     labels
-        Of the dtype that the data gives them.
+        Of the dtype that the data gives them; unsigned integers of more than eight bits as int64.
     view
         Which view of the examples the inputs are (see :class:`~paretune.training.augmentation.Augmentation`): 0 as they
         are given. Answers to one view are no answers to another.
@@ -67,7 +68,7 @@ class Lessons:
         arrays = fit_inputs(batch.inputs, self.split.keys, self.artifact, self.split.name)
         return Lesson(
             tuple(self._tensor(form.native(array)) for array in arrays),
-            None if batch.labels is None else self._moved(form.native(batch.labels)),
+            None if batch.labels is None else self._moved(_labels(batch.labels)),
             torch.as_tensor(places.copy()),
             names=form.keywords(self.artifact),
         )
@@ -76,7 +77,7 @@ class Lessons:
         """The labels of the examples at these places, on the CPU."""
         chosen = Split(self.split.examples, tuple(self.split.indices[place] for place in places))
         labels = next(chosen.batches(len(chosen))).labels
-        return None if labels is None else form.native(labels)
+        return None if labels is None else _labels(labels)
 
     def _moved(self, tensor: torch.Tensor) -> torch.Tensor:
         if self.device.type == "mps" and tensor.dtype == torch.float64:
@@ -87,6 +88,12 @@ class Lessons:
         tensor = self._moved(tensor)
         four = self.channels_last and tensor.ndim == 4
         return tensor.contiguous(memory_format=torch.channels_last) if four else tensor
+
+
+def _labels(array: np.ndarray[Any, Any]) -> torch.Tensor:
+    """Labels as torch computes with them: it has next to nothing for unsigned integers of more than eight bits."""
+    labels = form.native(array)
+    return labels.long() if labels.dtype in (torch.uint16, torch.uint32, torch.uint64) else labels
 
 
 def demand_lessons(split: Split | None, where: str) -> Split:

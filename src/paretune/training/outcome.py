@@ -45,7 +45,8 @@ class Outcome:
         many = f"{len(self.epochs)} epochs" if len(self.epochs) > 1 else "1 epoch"
         best = "" if self.kept == len(self.epochs) else f", best after {self.kept}"
         noted = f"; {self.note}" if self.note else ""
-        return f"{many}{best}: loss {first.loss:.4g} → {last.loss:.4g}{scored}{noted}"
+        losses = f"{first.loss:.4g} → {last.loss:.4g}" if len(self.epochs) > 1 else f"{last.loss:.4g} on the way"
+        return f"{many}{best}: loss {losses}{scored}{noted}"
 
     def entry(self, technique: str, title: str = "") -> history.Entry:
         """The curve for the report."""

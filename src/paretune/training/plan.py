@@ -30,11 +30,11 @@ class Plan:
         "fp32", "arithmetic of the forward pass; fp16 scales its losses", choices=("fp32", "bf16", "fp16")
     )
     augment: str = knob(
-        "none", "images mirrored, or moved by up to an eighth of their side and mirrored, anew in every epoch",
+        "none", "images mirrored, or moved by up to an eighth of their side and mirrored",
         choices=("none", "flip", "shift_flip"),
     )  # fmt: skip
     views: int = knob(
-        0, "augmented views of the data, taken in turn by epochs: a teacher answers each once; 0: a new one each epoch",
+        0, "augmented views of the data, which epochs take in turn and a teacher answers once; 0: a new one each epoch",
         low=0, high=10_000,
     )  # fmt: skip
     activation_checkpointing: bool = knob(

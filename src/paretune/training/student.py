@@ -18,10 +18,11 @@ from paretune.errors import BuildError
 from paretune.forms import torch as form
 from paretune.forms import torch_blocks
 from paretune.forms.torch_blocks import Block
-from paretune.forms.torch_dependency import Proof, groups
+from paretune.forms.torch_dependency import ANSWERS, Proof, groups
 from paretune.forms.torch_edits import difference
 from paretune.forms.torch_run import Run, runner, watched
 from paretune.forms.torch_width import cut, merged
+from paretune.training.first_weights import draw
 from paretune.training.healing import sealed
 from paretune.training.importance import by_weights
 from paretune.training.learner import demand_trainable
@@ -80,24 +81,24 @@ def made(artifact: Artifact, size: Size, weights: str, fit: Fit, name: str, part
     for edit in edits:
         edit.apply(module)
     narrow: tuple[Narrow, ...] = ()
-    reason = ""
+    wide: tuple[str, ...] = ()
     if size.width < 1:
         before = copy.deepcopy(module)
-        narrow, reason = narrowed(module, size.width, artifact, data, fit.seed)
+        narrow, wide = narrowed(module, size.width, artifact, data, fit.seed)
         edits = (*edits, *difference(before, module))
     if not edits:
         raise BuildError(
-            f"no smaller student with {size} can be made of the model{f': {reason}' if reason else ''}", where=name,
-            do="set width or depth below 1 (depth where there are lists of blocks), or use student=given",
+            f"no smaller student with {size} can be made of the model{f': {wide[0]}' if wide else ''}", where=name,
+            do="set width or depth lower (depth where there are lists of blocks), or use student=given",
         )  # fmt: skip
-    untouched = refreshed(module, fit.seed) if weights == "fresh" else ()
+    untouched = tuple(path or "the model" for path in draw(module, fit.seed)) if weights == "fresh" else ()
     place = dataclasses.replace(fit, scratch=fit.scratch / part)
     student = sealed(module, artifact, artifact, place, (*form.edits_of(artifact), *edits))
     rows = [*((block.path, 1, 0) for block in left_out), *narrow]
     fit.record(
         history.table(name.partition(".")[0], part, ("block, or layer and its channels", "before", "after"), rows)
     )
-    return student, _told(part, size, left_out, narrow, untouched, weights, artifact, student)
+    return student, _told(part, size, left_out, narrow, wide, untouched, weights, artifact, student)
 
 
 def _left_out(module: torch.nn.Module, depth: float, run: Run) -> tuple[Block, ...]:
@@ -123,8 +124,8 @@ Narrow = tuple[str, int, int]
 
 def narrowed(
     module: torch.nn.Module, width: float, artifact: Artifact, data: Split, seed: int
-) -> tuple[tuple[Narrow, ...], str]:
-    """Take the share of channels that does not fit ``width`` away, in place; what was narrowed, and why a group stays.
+) -> tuple[tuple[Narrow, ...], tuple[str, ...]]:
+    """Take the share of channels that does not fit ``width`` away, in place; what was narrowed, and what stays and why.
 
     Every group is proven (:mod:`paretune.forms.torch_dependency`): where sizes are written into ``forward``, or a
     shortcut pads its channels, it stays.
@@ -133,41 +134,32 @@ def narrowed(
     try:
         found = groups(module, names, inputs, seed=seed)
     except BuildError as error:
-        return (), error.what
+        return (), (error.what,)
     scores = by_weights(module, found.groups, "l2")
     counts = counted([one for one in found.groups if one.name in scores], scores, 1 - width, "per_layer", 1, 1)
     gone = {one: one.cuts(going(one, scores[one.name], counts[one.name])) for one in found.groups if one.name in scores}
     cuts = merged(gone.values())
     fault = Proof(module, names, inputs, seed).fault_of(cuts) if cuts else None
     if fault is not None:
-        return (), fault
+        return (), (fault,)
     cut(module, cuts)
     kept = {one: counts[one.name] * len(one.units[0]) for one in gone}
     rows = tuple((one.name, one.width, kept[one]) for one in gone if kept[one] < one.width)
-    return rows, next((f"{path}: {reason}" for path, reason in found.left.items()), "it has no layers between others")
+    wide = [
+        f"{one.name} has {one.width} channels, of which none goes at {width:g}"
+        for one in gone
+        if kept[one] == one.width
+    ]
+    wide += [f"{path}: {reason}" for path, reason in found.left.items() if reason != ANSWERS]
+    return rows, tuple(wide) if rows or wide else ("it has no layers between others",)
 
 
-# -- weights ---------------------------------------------------------------------------------------------------------
-
-
-def refreshed(module: torch.nn.Module, seed: int) -> tuple[str, ...]:
-    """Draw all parameters anew, seeded, by the modules' own ``reset_parameters``; names of those that have no such."""
-    untouched = []
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(seed)
-        for path, part in module.named_modules():
-            own = [f"{path}.{name}" if path else name for name, _ in part.named_parameters(recurse=False)]
-            reset = getattr(part, "reset_parameters", None) or getattr(part, "_reset_parameters", None)
-            if own and callable(reset):
-                reset()
-            else:
-                untouched += own
-    return tuple(untouched)
+# -- words -----------------------------------------------------------------------------------------------------------
 
 
 def _told(
-    part: str, size: Size, left_out: Sequence[Block], narrow: Sequence[Narrow], untouched: Sequence[str], weights: str,
-    before: Artifact, after: Artifact,
+    part: str, size: Size, left_out: Sequence[Block], narrow: Sequence[Narrow], wide: Sequence[str],
+    untouched: Sequence[str], weights: str, before: Artifact, after: Artifact,
 ) -> str:  # fmt: skip
     """What was made, in words and figures."""
     said = [f"{part} made with {size}, weights {weights}"]
@@ -176,8 +168,10 @@ def _told(
     if narrow:
         widths = _listed([f"{path} {channels} → {kept}" for path, channels, kept in narrow])
         said.append(f"{_many(len(narrow), 'group')} of layers narrowed: {widths}")
+    if wide:
+        said.append(f"{'not narrowed' if narrow else 'nothing was narrowed'}: {_listed(wide)}")
     if untouched:
-        said.append(f"kept all the same, as their modules have no reset_parameters: {_listed(untouched)}")
+        said.append(f"kept all the same, for want of reset_parameters: {_listed(untouched)}")
     said.append(f"parameters {before.parameters} → {after.parameters}")
     return "; ".join(said)
 

@@ -17,7 +17,7 @@ from paretune.forms import torch as form
 from paretune.training.device import home, repeatable
 from paretune.training.learner import Learner
 from paretune.training.lesson import Lesson, Lessons
-from paretune.training.loss import hard
+from paretune.training.loss import Step, supervised
 
 COPIES = 2
 """Of one example at once, and of no other: which axis of a layer's input counts examples is the model's own affair, and
@@ -61,11 +61,13 @@ def first_order(
     taken: dict[str, torch.Tensor] = {}
     hooks = [module.get_submodule(path).register_forward_pre_hook(partial(_take, taken, path)) for path in groups]
     totals = {path: torch.zeros((), dtype=torch.float64) for path in groups}
+    step = supervised(fit.loss)
     try:
-        with repeatable(device):
+        # cuDNN's recurrent layers have no gradients in eval mode
+        with repeatable(device), torch.backends.cudnn.flags(enabled=False):
             for number in range(len(sample)):
                 lesson = lessons.at(np.full(artifact.fixed_batch or COPIES, number))
-                for path, found in _scored(learner, lesson, fit, taken, groups).items():
+                for path, found in _scored(learner, lesson, step, taken, groups).items():
                     totals[path] = totals[path] + found
     finally:
         for hook in hooks:
@@ -86,12 +88,11 @@ def _take(taken: dict[str, torch.Tensor], path: str, part: Any, given: Sequence[
 
 
 def _scored(
-    learner: Learner, lesson: Lesson, fit: Fit, taken: dict[str, torch.Tensor], groups: Mapping[str, int]
+    learner: Learner, lesson: Lesson, step: Step, taken: dict[str, torch.Tensor], groups: Mapping[str, int]
 ) -> dict[str, torch.Tensor]:
     """Of a lesson that is one example, several times."""
     taken.clear()
-    loss = hard(fit.loss, learner(*lesson.inputs), lesson) * len(lesson)
-    loss.backward()
+    (step(learner, lesson) * len(lesson)).backward()
     found = {}
     for path, size in groups.items():
         first = taken[path]

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from paretune.errors import ArtifactError, BuildError
+from paretune.training.first_weights import draw
 from paretune.training.masks import Masks
-from paretune.training.random_state import seeded
 
 FILE = "ticket.safetensors"
 
@@ -103,21 +103,11 @@ def renew(module: nn.Module, seed: int, where: str) -> None:
     BuildError
         If a layer with parameters of its own has no such method.
     """
-    frozen = {name: value.detach().clone() for name, value in module.named_parameters() if not value.requires_grad}
-    with seeded(seed, torch.device("cpu")):
-        for path, part in module.named_modules():
-            reset = getattr(part, "reset_parameters", None) or getattr(part, "_reset_parameters", None)
-            if reset is not None:
-                reset()
-            elif any(True for _ in part.parameters(recurse=False)):
-                raise BuildError(
-                    f"{path or 'the model'} ({type(part).__qualname__}) cannot be given new first weights",
-                    where=f"{where}.start", do="give it a reset_parameters(), or use start=given",
-                )  # fmt: skip
-    with torch.no_grad():
-        for name, value in module.named_parameters():
-            if name in frozen:
-                value.copy_(frozen[name])
+    for path, part in draw(module, seed).items():
+        raise BuildError(
+            f"{path or 'the model'} ({type(part).__qualname__}) cannot be given new first weights",
+            where=f"{where}.start", do="give it a reset_parameters(), or use start=given",
+        )  # fmt: skip
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

@@ -112,6 +112,8 @@ def train(
     demand_trainable(module, name)
     if plan.patience and not plan.validation:
         raise BuildError("patience needs a validation part", where=name, do="set validation, 0.1 say")
+    if plan.views and plan.augment == "none":
+        raise BuildError("views needs images that are augmented", where=f"{name}.views", do="set augment too")
     if plan.compile and plan.activation_checkpointing:
         raise BuildError("compile and activation_checkpointing exclude each other", where=name, do="choose one of them")
     again = recomputed(module, name) if plan.activation_checkpointing else contextlib.nullcontext()

@@ -166,6 +166,7 @@ def _workload_facts(loop: Loop) -> dict[str, Any]:
         "digest": key_of("workload", {"model": loop.original.digest, "heldout": loop.data.heldout.digest}),
         "heldout_size": len(loop.data.heldout),
         "ranking_size": len(loop.data.ranking),
+        "ranking_of": "heldout" if loop.workload.train is None else "train",
         "fit_size": len(loop.data.fit),
         "scores": list(named(loop.workload.score)),
         "form": loop.original.form,

@@ -103,8 +103,8 @@ def table(result: Mapping[str, Any]) -> Group:
         where = "held-out" if result["baseline"]["data"] == "heldout" else "ranking"
         parts.append(Text(f"the original's {score} is {original['value']:.4g} on {where} data", style="dim"))
     if any(entry["drops"] and entry["data"] != "heldout" for entry in shown):
-        work = result["workload"]
-        part = "held-out" if work.get("fit_size") == work.get("ranking_size") else "train, which the original may know"
+        of_heldout = result["workload"].get("ranking_of") == "heldout"
+        part = "held-out" if of_heldout else "train, which the original may know"
         told = f"* on the ranking data (a part of {part}); only finalists are tested on held-out data"
         parts.append(Text(told, style="dim"))
     parts.append(Text(""))

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from paretune.ask.budget import Budget
 from paretune.check.answers import Answers
+from paretune.check.finding import Finding
 from paretune.check.front import finalists
 from paretune.check.measurement import BatchRun, Measurement
-from paretune.check.verdict import Finding, Verdict, judge, unit_of
+from paretune.check.verdict import Verdict, judge, unit_of
 
 QUICK = settings(max_examples=40, deadline=None)
 

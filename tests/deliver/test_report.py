@@ -331,7 +331,7 @@ def test_a_speed_up_that_is_not_shown_is_not_claimed(example: dict[str, Any]) ->
     best["runs"][0]["speedup"] = {"value": 1.02, "low": 0.97, "high": 1.06}
     best["runs"][1]["speedup"] = {"value": 0.5, "low": 0.48, "high": 0.52}
     best["drops"]["accuracy"].update(value=-0.3, low=-0.6, high=0.1)
-    assert "2.00× slower at batch 32, with no loss of accuracy" in page_of(example).text
+    assert "2.00× slower at batch 32, with no change of accuracy shown" in page_of(example).text
     best["drops"]["accuracy"].update(value=-0.3, low=-0.6, high=-0.1)
     text = page_of(example).text
     assert "no faster or slower at batch 1, as far as shown" in text

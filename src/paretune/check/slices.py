@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from paretune.check.finding import Ruling
 from paretune.check.holm import step_down
 from paretune.check.statistics import Estimate, drop, share
-from paretune.check.verdict import Ruling
 from paretune.errors import DataError
 
 Array = np.ndarray[Any, Any]

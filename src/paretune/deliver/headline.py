@@ -138,7 +138,7 @@ def _loss(candidate: Candidate, detailed: bool) -> str:
     interval = _span(drop, write) if detailed else ""
     if drop["value"] < 0 <= (drop["high"] or 0.0) and said != write(0):
         told = f" (drop {write(drop['value'])}{interval})" if detailed else ""
-        return f", with no loss of {name}{told}"
+        return f", with no change of {name} shown{told}"
     if said == write(0):
         return f", with no change of {name} to two decimals{interval and f' (drop{interval})'}"
     verb, interval = ("loses", interval) if drop["value"] > 0 else ("gains", interval and f" (drop{interval})")

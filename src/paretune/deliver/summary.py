@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from paretune.ask.budget import Budget
+from paretune.check.finding import Finding
 from paretune.check.front import Front, front
-from paretune.check.verdict import Finding, Verdict
+from paretune.check.verdict import Verdict
 from paretune.deliver.trial import Trial
 
 

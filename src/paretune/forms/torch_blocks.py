@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +12,7 @@ import torch
 
 from paretune.errors import BuildError
 from paretune.forms.torch_edits import Bypass, Edit, Remove
+from paretune.forms.torch_path import asked
 from paretune.forms.torch_run import Run, demand_run, twin
 
 
@@ -84,16 +84,10 @@ def named(module: torch.nn.Module, paths: Sequence[str], run: Run, where: str) -
         If there is no such module, it is named twice or lies inside another, or the module does not run without it.
     """
     lengths = _watch(module, run)
-    parts = dict(module.named_modules())
     made = []
     for path in paths:
         outer = next((other for other in paths if path.startswith(f"{other}.")), None)
-        if not path or path not in parts:
-            near = difflib.get_close_matches(path, parts, 5, 0.5)
-            told = f"; near it are {', '.join(near)}" if near else ""
-            raise BuildError(
-                f"the model has no module {path!r}{told}", where=where, do="name modules as named_modules() does"
-            )
+        asked(module, path, "model", where)
         if outer is not None or list(paths).count(path) > 1:
             raise BuildError(f"{path} goes with {outer or path} already", where=where, do="name it once")
         if path not in lengths:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
+
 import torch
 
-from paretune.errors import ArtifactError
+from paretune.errors import ArtifactError, BuildError
 
 
 def submodule(module: torch.nn.Module, path: str) -> torch.nn.Module:
@@ -21,3 +23,20 @@ def submodule(module: torch.nn.Module, path: str) -> torch.nn.Module:
         raise ArtifactError(
             f"the model has no module {path!r}", where="edits.json", do="give the workload whose model it was made from"
         ) from error
+
+
+def asked(module: torch.nn.Module, path: str, whose: str, where: str) -> torch.nn.Module:
+    """The module at a path that a user gave; ``whose`` module it is sought in, in a word.
+
+    Raises
+    ------
+    BuildError
+        If there is none; lists names that are near.
+    """
+    parts: dict[str, torch.nn.Module] = dict(module.named_modules(remove_duplicate=False))
+    if path in parts and path:
+        return parts[path]
+    names = [name for name in parts if name]
+    near = difflib.get_close_matches(path, names, 5, 0.5) or [name for name in names if "." not in name][:5]
+    told = f"near it are {', '.join(near)}" if near else "it has no modules within"
+    raise BuildError(f"the {whose} has no module {path!r}; {told}", where=where, do="name one of named_modules()")

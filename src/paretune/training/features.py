@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from torch.nn import functional
 
 from paretune.errors import BuildError, ParetuneError
 from paretune.forms import torch as form
+from paretune.forms.torch_path import asked
 from paretune.training.attention import Attention, Listening, Look, demand_alike
 
 POOLS: dict[int, Callable[..., torch.Tensor]] = {
@@ -40,7 +40,7 @@ class Taps:
     """
 
     def __init__(self, module: torch.nn.Module, paths: Sequence[str], whose: str, where: str) -> None:
-        self._parts = {path: submodule(module, path, whose, where) for path in paths}
+        self._parts = {path: asked(module, path, whose, where) for path in paths}
         self._whose, self._where = whose, where
         self._outputs: dict[str, torch.Tensor] = {}
         self._looks: dict[str, Look] = {}
@@ -116,23 +116,6 @@ def first_tensor(answer: Any) -> torch.Tensor | None:
         return form.flatten_outputs(answer)[1][0]
     except ParetuneError:
         return None
-
-
-def submodule(module: torch.nn.Module, path: str, whose: str, where: str) -> torch.nn.Module:
-    """The module at a path.
-
-    Raises
-    ------
-    BuildError
-        If there is none; lists names that are near.
-    """
-    parts: dict[str, torch.nn.Module] = dict(module.named_modules(remove_duplicate=False))
-    if path in parts and path:
-        return parts[path]
-    names = [name for name in parts if name]
-    near = difflib.get_close_matches(path, names, 5, 0.5) or [name for name in names if "." not in name][:5]
-    told = f"near it are {', '.join(near)}" if near else "it has no modules within"
-    raise BuildError(f"the {whose} has no module {path!r}; {told}", where=where, do="name one of named_modules()")
 
 
 # -- spatial attention -----------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from paretune.training.learner import demand_trainable
 from paretune.training.lesson import Lesson, Lessons, demand_lessons
 from paretune.training.loss import Call, Step
 from paretune.training.plan import Teaching
+from paretune.training.processes import demand_single
 from paretune.training.structure import Use, attending, matched, middle, stage_ends, watch
 from paretune.training.student import student_of
 
@@ -151,12 +152,10 @@ class Guidance:
                 with self.ours.listening():
                     answered = step(call, lesson)
                 added = weight * term()
-                if alone() and torch.distributed.is_available() and torch.distributed.is_initialized():
-                    raise BuildError(
-                        "a term that teaches alone leaves parameters without gradients, which several processes wait "
-                        "for", where=self.where, do="start it without accelerate launch",
-                    )  # fmt: skip
-                return added if alone() else answered + added
+                if not alone():
+                    return answered + added
+                demand_single("a term that teaches alone, for it leaves parameters without gradients,", self.where)
+                return added
 
             return wrapped
 

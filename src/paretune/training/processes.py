@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 
 from paretune.errors import BuildError
 from paretune.training.plan import Plan
@@ -29,7 +29,18 @@ def demand_shareable(
         )  # fmt: skip
     learns = companion is not None and any(one.requires_grad for one in companion.parameters())
     if learns or plan.compile:
-        what = "compile" if plan.compile else "what learns beside the module"
+        demand_single("compile" if plan.compile else "what learns beside the module", where)
+
+
+def demand_single(what: str, where: str) -> None:
+    """Refuse what only a single process can do, in the midst of a training.
+
+    Raises
+    ------
+    BuildError
+        If there are several.
+    """
+    if PartialState().num_processes > 1:
         raise BuildError(f"{what} needs a single process", where=where, do="start it without accelerate launch")
 
 

@@ -136,14 +136,15 @@ def narrowed(
     except BuildError as error:
         return (), (error.what,)
     scores = by_weights(module, found.groups, "l2")
-    counts = counted([one for one in found.groups if one.name in scores], scores, 1 - width, "per_layer", 1, 1)
-    gone = {one: one.cuts(going(one, scores[one.name], counts[one.name])) for one in found.groups if one.name in scores}
+    scored = [one for one in found.groups if one.name in scores]
+    counts = counted(scored, scores, 1 - width, "per_layer", 1, 1)
+    gone = {one: one.cuts(going(one, scores[one.name], counts[one.name])) for one in scored}
     cuts = merged(gone.values())
     fault = Proof(module, names, inputs, seed).fault_of(cuts) if cuts else None
     if fault is not None:
         return (), (fault,)
     cut(module, cuts)
-    kept = {one: counts[one.name] * len(one.units[0]) for one in gone}
+    kept = {one: counts[one.name] * len(one.units[0]) for one in scored}
     rows = tuple((one.name, one.width, kept[one]) for one in gone if kept[one] < one.width)
     wide = [
         f"{one.name} has {one.width} channels, of which none goes at {width:g}"

@@ -1,8 +1,9 @@
 # make        the environment in .venv
 # make demo   the whole road on data that ships with a dependency, into runs/demo
-# make test   every test of the default suite
+# make test   every test of the default suite, two files at a time (WORKERS=1: one)
 # make lint   style, types, import contract, links in the documentation
 PYTHON ?= python3
+WORKERS ?= 2
 BIN := .venv/bin
 STAMP := .venv/.installed
 
@@ -28,7 +29,7 @@ demo: $(STAMP)
 	@$(BIN)/paretune demo --out runs/demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -162,8 +162,10 @@ def test_what_is_kept_stays_in_float(tmp_path: Path) -> None:
 
 def test_a_recipe_that_does_not_connect_is_refused(tmp_path: Path) -> None:
     wrong = candidates("torch_to_onnx", target="openvino")
+    heard = Heard()
     with pytest.raises(RecipeError, match="openvino does not open"):
-        paretune.optimize(two_inputs(), recipes=[wrong], targets=["openvino"], out=tmp_path / "run")
+        paretune.optimize(two_inputs(), recipes=[wrong], targets=["openvino"], out=tmp_path / "run", observers=[heard])
+    assert [event.text for event in heard.events] == ["reading the data and the model"], "nothing was measured"
 
 
 def test_a_limit_on_a_score_that_does_not_exist(tmp_path: Path) -> None:
@@ -179,6 +181,7 @@ def test_a_short_time_still_ends_with_a_result(
     run = paretune.optimize(two_inputs(), "drop<=2pp", targets=["onnxruntime"], time=1, out=tmp_path / "run")
     assert run.result["stopped"] == "time"
     assert any("the time was over" in (entry["why"] or "") for entry in run.result["candidates"])
+    assert any("give --time more" in warning for warning in run.result["warnings"])
     assert run.best is not None, "the reference at least was measured, and is confirmed"
     told = capsys.readouterr()
     assert "· reading the data and the model\n" in told.err

@@ -62,18 +62,28 @@ class Loop:
 
     # -- the steps ---------------------------------------------------------------------------------------------
 
-    def prepare(self, heldout_limit: int | None, keep: tuple[str, ...]) -> None:
-        """Part the data, read the model through its front door, measure the baseline."""
+    def prepare(
+        self, heldout_limit: int | None, keep: tuple[str, ...], fixed: Sequence[Candidate] | None = None
+    ) -> None:
+        """Part the data, read the model through its front door, measure the baseline.
+
+        Raises
+        ------
+        RecipeError
+            If a ``fixed`` candidate does not take such a model, or its target does not open what it gives.
+        """
         self.journal.say("stage", "reading the data and the model")
         with self.journal.building():
             self.data = partition(self.workload, self.seed, heldout_limit)
             self.original, door = self._read(self.workload.model)
             student = self._read_student()
-        fixed = self.original.fixed_batch
-        if fixed is not None and any(batch != fixed for batch in self.batches):
-            raise DataError(
-                f"the model's batch is fixed at {fixed}", where=self.workload.name, do=f"ask --batch {fixed}"
-            )
+        for candidate in fixed or ():
+            form = candidate.recipe.gives(self.original.form)
+            if form not in candidate.target.accepts:
+                raise RecipeError(f"gives {form}, which {candidate.target.name} does not open", where=candidate.title)
+        size = self.original.fixed_batch
+        if size is not None and any(batch != size for batch in self.batches):
+            raise DataError(f"the model's batch is fixed at {size}", where=self.workload.name, do=f"ask --batch {size}")
         with self.journal.building():
             for split in (self.data.ranking, self.data.heldout):
                 check_inputs(split, self.original)
@@ -128,12 +138,6 @@ class Loop:
         Of the techniques that train, those that are ``named`` take part.
         """
         if fixed is not None:
-            for candidate in fixed:
-                form = candidate.recipe.gives(self.original.form)
-                if form not in candidate.target.accepts:
-                    raise RecipeError(
-                        f"gives {form}, which {candidate.target.name} does not open", where=candidate.title
-                    )
             proposals = [Proposal(candidate, 0, float(place)) for place, candidate in enumerate(fixed)]
         else:
             proposals = light(self.original.form, techniques, targets, self.budget.asks("throughput"), named)
@@ -290,6 +294,12 @@ class Loop:
     def _stop_for_time(self) -> None:
         self.stopped = "time"
         self.journal.say("stop", "the rest of the time is kept for confirming")
+        if not any(trial.ranked for trial in self.trials if trial.role == "candidate"):
+            took, given = self.journal.spent_s, self.journal.limit_s
+            self.journal.warn(
+                f"the time was over before a first candidate was measured: up to there it took {took:.0f} s "
+                f"of {given:.0f} s, and confirming needs some too; give --time more"
+            )
 
     @property
     def pace_s(self) -> dict[int, float]:

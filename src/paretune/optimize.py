@@ -135,7 +135,7 @@ def optimize(
         loop.journal.say("warning", f"there is no run at {root} to go on with: it starts here")
     try:
         with loop.interruptible():
-            loop.prepare(heldout_limit, tuple(keep))
+            loop.prepare(heldout_limit, tuple(keep), fixed)
             loop.references(usable)
             loop.search(fixed, techniques, {name: usable[name] for name in asked}, only or ())
             confirm(loop)

@@ -114,3 +114,13 @@ def test_what_is_no_attention_of_torch_is_refused():
     for module in (nn.Linear(2, 2), packed(add_bias_kv=True), packed(add_zero_attn=True)):
         with pytest.raises(ArtifactError, match="one is no MultiheadAttention"):
             Unpack(("one",)).apply(nn.ModuleDict({"one": module}))
+
+
+def test_what_was_frozen_stays_so_and_nothing_else():
+    for separate in (False, True):
+        whole = packed(**({"kdim": 5, "vdim": 7} if separate else {}))
+        assert (whole.in_proj_weight is None) == separate
+        whole.out_proj.weight.requires_grad_(False)
+        whole.in_proj_bias.requires_grad_(False)
+        found = {name for name, value in Attention(whole).named_parameters() if not value.requires_grad}
+        assert found == {"out_proj.weight", "q_proj.bias", "k_proj.bias", "v_proj.bias"}

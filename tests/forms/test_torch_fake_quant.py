@@ -132,6 +132,10 @@ def test_straight_through_leaves_the_scale_alone():
     made(x).sum().backward()
     assert x.grad.tolist() == [[0, 1, 1, 0]]
     assert made.scale.grad is None
+    weights = torch.tensor([[-0.3, 0.1, 0.7]], requires_grad=True)
+    following = quantiser(8, True, 0.7 / 127, narrow=True, learned=False)
+    following(weights).sum().backward()
+    assert weights.grad.tolist() == [[1, 1, 1]], "the largest weight, which the scale follows, goes on learning"
 
 
 def test_half_precision_is_rounded_in_single_precision():

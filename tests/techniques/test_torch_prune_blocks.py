@@ -64,6 +64,15 @@ def test_blocks_that_add_nothing_go_first_and_are_really_gone(tmp_path, ranking)
     )
 
 
+def test_no_stage_gives_more_than_its_share(tmp_path):
+    original = residual.sealed(tmp_path)
+    fit = residual.fitted(original, tmp_path)
+    even = dataclasses.replace(BARE, macs_ratio=0.4, most=2 / 3, recalibration=0)
+    assert sorted(path[:8] for path in gone(even.apply(original, fit))) == ["stages.0"] * 2 + ["stages.1"] * 2
+    with pytest.raises(BuildError, match=r"all of the 4 blocks that can go, 38.9% .* raise most"):
+        dataclasses.replace(even, macs_ratio=0.3).apply(original, fit)
+
+
 def test_what_is_left_is_healed(tmp_path):
     original = residual.sealed(tmp_path)
     cut = dataclasses.replace(BARE, macs_ratio=0.3, recalibration=0).apply(

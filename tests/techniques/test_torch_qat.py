@@ -186,6 +186,21 @@ def test_a_scale_that_learns_to_vanish_is_held_and_told(original, tmp_path):
     assert line.endswith(f"(lower learning_rate, or keep them in float): {path.removesuffix('_quantiser')}")
 
 
+def test_folding_after_the_training_makes_no_scale_fall(original, tmp_path):
+    module = form.restore(original)
+    norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm2d)]
+    with torch.no_grad():
+        for norm in norms:
+            norm.weight.mul_(1e-4)
+    wish = quantisation.Wish(lambda layers: dict.fromkeys(layers, 8), 8, True, True, False, False, True, 8, 0.5)
+    made = quantisation.quantised(module, original, fitted(original, tmp_path), "here", wish)
+    before = {path: quantiser.scale.detach().clone() for path, quantiser in quantisers(module)}
+    assert made.finish() == []
+    folded = [path for path, one in quantisers(module) if bool((one.scale.detach() < before[path] / 1024).any())]
+    assert norms
+    assert folded, "the scales of weights are smaller, because the weights are"
+
+
 def test_onnxruntime_runs_integer_kernels_and_answers_within_a_step(quantised, graph):
     assert graph.precision == "int8"
     ran = onnx_form.kernel_counts(graph.path(".onnx"), (batch(),))

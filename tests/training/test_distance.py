@@ -68,6 +68,11 @@ def test_answers_that_are_not_finite_are_infinitely_far(made):
     assert made(nets.rows(10))(Shifted([math.nan, 0.0, 0.0])) == math.inf
 
 
+def test_a_sample_of_a_rare_class_need_not_hold_it(made):
+    rows = [row for row in nets.rows(200) if row[1] == 0]
+    assert made(rows)(Shifted([0.0, 0.0, 1.0])) > 0.01, "what is answered teaches nothing; other data does"
+
+
 def test_labels_are_not_needed_where_the_kind_of_answers_is_said(made):
     distance = made([(x, None) for x, _ in nets.rows(10)], alpha=1.0, answers="classes")
     assert distance(Shifted([0.0, 0.0, 1.0])) > 0.01

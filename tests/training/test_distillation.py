@@ -19,6 +19,7 @@ from paretune.errors import BuildError
 from paretune.forms import torch as form
 from paretune.training.distillation import Teacher, as_taught, distilling, imitation, soft
 from paretune.training.healing import answers_classes
+from paretune.training.learner import Learner
 from paretune.training.lesson import Lesson, Lessons
 from paretune.training.plan import Healing
 
@@ -57,9 +58,39 @@ def test_positions_without_a_class_are_left_out():
     kept = labels.reshape(-1) >= 0
     flat = [one.movedim(1, -1).reshape(-1, 3)[kept] for one in (student, teacher)]
     torch.testing.assert_close(imitation(student, teacher, labels, 2.0), soft(*flat, 2.0))
+    assert imitation(student, teacher, torch.full((2, 4), -1), 2.0) == 0
+
+
+def test_without_labels_classes_lie_along_the_second_axis_unless_it_may_be_the_last():
+    student, teacher = logits(1, 2, 3, 4, 5), logits(2, 2, 3, 4, 5)
     whole = [one.movedim(1, -1).reshape(-1, 3) for one in (student, teacher)]
     torch.testing.assert_close(imitation(student, teacher, None, 2.0), soft(*whole, 2.0))
-    assert imitation(student, teacher, torch.full((2, 4), -1), 2.0) == 0
+    with pytest.raises(BuildError, match=r"where classes lie in answers of shape \[2, 3, 20\]"):
+        imitation(student.flatten(2), teacher.flatten(2), None, 2.0)
+
+
+class Overwriting(nn.Module):
+    """Subtracts a mean from its input in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(nets.FEATURES, nets.CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x -= 1.0
+        return self.head(x)
+
+
+def test_who_writes_into_its_inputs_changes_nothing_for_others(tmp_path):
+    artifact = nets.sealed(nets.net(0, Overwriting), tmp_path / "teacher")
+    teacher = Teacher(artifact, nets.split(nets.rows()), CPU, remember=False)
+    lesson = lesson_of(artifact, range(10))
+    before = lesson.inputs[0].clone()
+    student = Learner(nets.net(1, Overwriting), form.keywords(artifact))
+    first = distilling(teacher, None, 0.5, 4.0, True)(student, lesson)
+    assert torch.equal(lesson.inputs[0], before)
+    assert torch.equal(distilling(teacher, None, 0.5, 4.0, True)(student, lesson), first)
+    torch.testing.assert_close(teacher(lesson), nets.net(0, Overwriting)(before.clone()))
 
 
 def test_a_single_column_is_two_classes():

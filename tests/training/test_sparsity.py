@@ -91,6 +91,18 @@ def test_shared_weights_come_once_and_ends_are_those_of_the_products(tmp_path):
     assert chosen(live, products=products, keep=("other",)) == ["head.weight", "stem.weight"]
 
 
+def test_a_table_that_an_output_layer_shares_stays_as_it_is():
+    class Language(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(8, 10, bias=False)
+            self.mixing = nn.Linear(8, 8)
+            self.table = nn.Embedding(10, 8)
+            self.head.weight = self.table.weight
+
+    assert chosen(Language()) == ["mixing.weight"]
+
+
 def test_products_are_found_behind_functions_recurrence_and_attention():
     class Odd(nn.Module):
         def __init__(self) -> None:

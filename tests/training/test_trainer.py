@@ -387,10 +387,36 @@ def test_blocks_that_compute_again_give_the_same_bits(tmp_path):
     assert same(plain, again)
     assert form.fingerprint(again) == before, "nothing is left laid over a block"
     assert blocks_of(live) == list(live[0])
+    shared = nn.Module()
+    shared.encoder, shared.decoder = nn.ModuleList(live[0]), nn.ModuleList(live[0])
+    assert blocks_of(shared) == list(live[0]), "a block that stands in two containers is one"
     with pytest.raises(BuildError, match="no blocks to compute again"):
         trained(tmp_path, nets.net(0, small), dataclasses.replace(QUICK, activation_checkpointing=True))
     with pytest.raises(BuildError, match="exclude each other"):
         trained(tmp_path, live, dataclasses.replace(QUICK, activation_checkpointing=True, compile=True))
+
+
+def test_blocks_that_read_buffers_which_they_change_compute_the_same_again(tmp_path):
+    class Block(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.lin = nn.utils.parametrizations.spectral_norm(nn.Linear(width, 16))
+            self.register_buffer("scale", torch.ones(16))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.lin(x) * self.scale
+            if self.training:
+                self.scale = 0.9 * self.scale + 0.1 * x.detach().std(0)  # another tensor, not another value
+            return torch.relu(x) ** 2
+
+    def blocks() -> nn.Module:
+        return nn.Sequential(nn.Sequential(Block(nets.FEATURES), Block(16)), nn.Linear(16, nets.CLASSES))
+
+    live = nets.net(0, blocks)
+    plain, _ = trained(tmp_path, live)
+    again, _ = trained(tmp_path, live, dataclasses.replace(QUICK, activation_checkpointing=True))
+    assert same(plain, again)
+    assert not torch.equal(again[0][0].scale, live[0][0].scale)
 
 
 @pytest.mark.slow
@@ -431,6 +457,29 @@ def test_data_that_teaches_nothing_is_refused():
         demand_classes(nets.split([(x, None) for x, _ in alike]))
     demand_classes(nets.split([*alike, (alike[0][0], np.int64(0))]))
     demand_classes(nets.split([(x, np.float32(1)) for x, _ in alike]))
+
+
+def test_a_mask_of_minus_infinity_does_not_keep_it_from_its_checkpoints(tmp_path):
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lin = nn.Linear(nets.FEATURES, nets.CLASSES)
+            self.register_buffer("mask", torch.full((4, 4), -torch.inf).triu(1))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.lin(x) * self.mask.softmax(1).sum() / 4
+
+    live, keeping = nets.net(0, Masked), Keeping(tmp_path / "checkpoints", 0.0)
+
+    def stopping(fraction: float, text: str) -> None:
+        if fraction > 0.5:
+            raise StoppedError("the time was over")
+
+    with pytest.raises(StoppedError):
+        trained(tmp_path, live, keeping=keeping, progress=stopping)
+    module, outcome = trained(tmp_path, live, keeping=keeping)
+    assert outcome.resumed
+    assert same(module, trained(tmp_path, live)[0])
 
 
 def test_frozen_parameters_stay(tmp_path):

@@ -41,14 +41,12 @@ class Attention(torch.nn.Module):
         self.heads = tuple(range(packed.num_heads))
         self.dropout, self.batch_first = packed.dropout, packed.batch_first
         if packed.in_proj_weight is not None:
-            weights: Any = packed.in_proj_weight.detach().chunk(3)
+            weights: Any = _thirds(packed.in_proj_weight)
         else:
             weights = (packed.q_proj_weight, packed.k_proj_weight, packed.v_proj_weight)
-        biases = (None,) * 3 if packed.in_proj_bias is None else packed.in_proj_bias.detach().chunk(3)
+        biases = (None,) * 3 if packed.in_proj_bias is None else _thirds(packed.in_proj_bias)
         self.q_proj, self.k_proj, self.v_proj = map(_linear, weights, biases)
         self.out_proj = _linear(packed.out_proj.weight, packed.out_proj.bias)
-        trained = (packed.q_proj_weight if packed.in_proj_weight is None else packed.in_proj_weight).requires_grad
-        self.requires_grad_(trained)
 
     @property
     def num_heads(self) -> int:
@@ -140,11 +138,16 @@ class Unpack:
                 part.use_nested_tensor = False
 
 
+def _thirds(packed: torch.nn.Parameter) -> list[torch.Tensor]:
+    """Of queries, keys and values: frozen, if it is."""
+    return [part.requires_grad_(packed.requires_grad) for part in packed.detach().chunk(3)]
+
+
 def _linear(weight: torch.Tensor, bias: torch.Tensor | None) -> torch.nn.Linear:
     made = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-    made.weight = torch.nn.Parameter(weight.detach().clone())
+    made.weight = torch.nn.Parameter(weight.detach().clone(), requires_grad=weight.requires_grad)
     if bias is not None:
-        made.bias = torch.nn.Parameter(bias.detach().clone())
+        made.bias = torch.nn.Parameter(bias.detach().clone(), requires_grad=bias.requires_grad)
     return made
 
 

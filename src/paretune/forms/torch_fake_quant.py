@@ -109,9 +109,13 @@ class _Round(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (gradient,) = gradients
         (steps,) = ctx.saved_tensors
-        inside = (steps > ctx.low) & (steps < ctx.high)
         of_scale = None
-        if ctx.needs_input_grad[1]:
+        if not ctx.needs_input_grad[1]:
+            # a scale that follows the largest weight puts it at the very end, where it must go on learning
+            steps = steps.round()
+            inside = (steps >= ctx.low) & (steps <= ctx.high)
+        else:
+            inside = (steps > ctx.low) & (steps < ctx.high)
             # round(v) − v inside, the end that cuts off outside
             slope = torch.clamp(steps, ctx.low, ctx.high).round_().sub_(steps * inside).mul_(gradient)
             of_scale = slope.sum_to_size(ctx.shape) * ctx.factor if len(ctx.shape) else slope.sum() * ctx.factor

@@ -55,6 +55,9 @@ class TorchPruneBlocks(Healing):
         "greedy", "each block without those that went before it; or each alone, once in a cycle",
         choices=("greedy", "single"),
     )  # fmt: skip
+    most: float = knob(
+        1.0, "largest share of the members of one container (a stage of the net, say) that may go", low=0.0, high=1.0
+    )  # fmt: skip
     sample: int = knob(256, "training examples on which blocks are ranked", low=8, high=65_536)
     iterations: int = knob(1, "cycles of cutting and healing, each with an equal share of the cut", low=1, high=100)
     last_share: float = knob(0.5, "share of the epochs that the last of several cycles has", low=0.0, high=1.0)
@@ -225,7 +228,7 @@ class Pruning:
             if self.plan.ranking == "greedy" or not away:
                 away = {one: self._away(probe, (*self.gone, one)) for one in saved if one not in self.gone}
                 self._list(away)
-            able = [one for one in saved if one not in self.gone and away[one] < math.inf]
+            able = [one for one in saved if one not in self.gone and away[one] < math.inf and self._may_lose(one)]
             if not able:
                 raise self._stuck(left / total)
             best = min(able, key=lambda one: (away[one] - here) / saved[one])
@@ -237,15 +240,23 @@ class Pruning:
             self.gone.append(best)
             left = count
 
+    def _may_lose(self, block: Block) -> bool:
+        """Whether its container has not given up its share yet."""
+        home = block.path.rpartition(".")[0]
+        members = sum(1 for _ in self.whole.get_submodule(home).children())
+        lost = sum(one.path.rpartition(".")[0] == home for one in self.gone)
+        return lost + 1 <= self.plan.most * members + 1e-9
+
     def _stuck(self, left: float) -> BuildError:
         if not self.pool:
             return BuildError(
                 "no member of a Sequential or ModuleList that has weights answers in the shape of its first input",
                 where=self.name, do="name modules by remove, or prune channels",
             )  # fmt: skip
+        more = ", raise most" if self.plan.most < 1 else ""
         return BuildError(
             f"without all of the {len(self.gone)} blocks that can go, {left:.1%} of the multiply-accumulates are left",
-            where=f"{self.name}.macs_ratio", do="ask for a larger share, or prune channels too",
+            where=f"{self.name}.macs_ratio", do=f"ask for a larger share{more}, or prune channels too",
         )  # fmt: skip
 
     # -- healing -----------------------------------------------------------------------------------------------

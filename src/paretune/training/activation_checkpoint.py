@@ -6,7 +6,7 @@ Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost".
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -46,10 +46,11 @@ def recomputed(module: nn.Module, where: str) -> Iterator[None]:
 def blocks_of(module: nn.Module) -> list[nn.Module]:
     """The children of plain ``nn.Sequential`` and ``nn.ModuleList`` that hold modules themselves, outermost first; of a
     container of containers the inner ones."""
-    if not _is_container(module):
-        return [block for child in module.children() for block in blocks_of(child)]
     found: list[nn.Module] = []
     for child in module.children():
+        if not _is_container(module):
+            found += blocks_of(child)
+            continue
         inner = blocks_of(child) if _is_container(child) else []
         if inner or next(child.children(), None) is not None:
             found += inner or [child]
@@ -71,15 +72,25 @@ def _twice(block: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _both(block: nn.Module) -> tuple[Any, Any]:
-    return contextlib.nullcontext(), _unchanged(block)
+    """What surrounds the first time, which begins now, and the second."""
+    before = {id(buffer): buffer.detach().clone() for buffer in block.buffers()}
+    places = [
+        (part, name, before[id(buffer)])
+        for part in block.modules()
+        for name, buffer in part._buffers.items()
+        if buffer is not None
+    ]
+    return contextlib.nullcontext(), _as_before(places)
 
 
 @contextlib.contextmanager
-def _unchanged(block: nn.Module) -> Iterator[None]:
-    """The second time running means and the like must not move again."""
-    held = [(buffer, buffer.detach().clone()) for buffer in block.buffers()]
+def _as_before(places: Sequence[tuple[nn.Module, str, torch.Tensor]]) -> Iterator[None]:
+    """The second time finds the buffers that the first one found, and what has become of them since does not move."""
+    now = [part._buffers[name] for part, name, _ in places]
+    for part, name, value in places:
+        part._buffers[name] = value
     try:
         yield
     finally:
-        for buffer, value in held:
-            buffer.data.copy_(value)
+        for (part, name, _), buffer in zip(places, now, strict=True):
+            part._buffers[name] = buffer

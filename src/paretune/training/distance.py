@@ -13,7 +13,7 @@ from paretune.build.technique import Fit
 from paretune.forms import torch as form
 from paretune.training.device import home, repeatable
 from paretune.training.distillation import Teacher, distilling
-from paretune.training.healing import answers_classes
+from paretune.training.healing import means_classes
 from paretune.training.learner import Learner
 from paretune.training.lesson import Lessons
 from paretune.training.plan import Healing
@@ -38,7 +38,7 @@ class Distance:
     """
 
     def __init__(self, artifact: Artifact, sample: Split, fit: Fit, plan: Healing) -> None:
-        self.unit = "nats" if (classes := answers_classes(sample, fit, plan)) else "mean squared difference"
+        self.unit = "nats" if (classes := means_classes(sample, fit, plan)) else "mean squared difference"
         self.device = home()
         lessons = Lessons(sample, artifact, self.device)
         places = [np.arange(start, min(start + AT_ONCE, len(sample))) for start in range(0, len(sample), AT_ONCE)]

@@ -112,7 +112,7 @@ class Teacher:
 
     def _answer(self, lesson: Lesson) -> torch.Tensor:
         self._model.to(self._device)
-        inputs = tuple(tensor.to(self._device) for tensor in lesson.inputs)
+        inputs = tuple(tensor.to(self._device, copy=True) for tensor in lesson.inputs)  # it may write into them
         parts = [inputs] if self._fixed is None else _filled(inputs, self._fixed)
         with torch.no_grad():
             told = [form.call_flat(self._model, self._names, part) for part in parts]
@@ -208,9 +208,19 @@ def imitation(
 ) -> torch.Tensor:
     """:func:`soft` over every position that has a class; those with a negative label (padding, say) are left out.
 
-    The labels say along which axis classes lie; without them it is axis 1.
+    The labels say along which axis classes lie; without them it is axis 1, as torch has it.
+
+    Raises
+    ------
+    BuildError
+        If there are none that fit, and answers have three axes: classes lie along the last of a language model's.
     """
     if labels is None or labels.is_floating_point():
+        if wanted.ndim == 3:
+            raise BuildError(
+                f"without labels that fit, nothing tells where classes lie in answers of shape {list(wanted.shape)}",
+                where="train", do="give one label for each position, or set answers=values",
+            )  # fmt: skip
         labels = torch.zeros_like(wanted.movedim(1, -1)[..., 0] if wanted.ndim > 1 else wanted, dtype=torch.int64)
     student, teacher = class_rows(answer, labels), class_rows(wanted, labels)
     kept = labels.reshape(-1) >= 0

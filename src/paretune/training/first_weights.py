@@ -16,7 +16,8 @@ def draw(module: nn.Module, seed: int) -> dict[str, nn.Module]:
     frozen = {name: value.detach().clone() for name, value in module.named_parameters() if not value.requires_grad}
     left: dict[str, nn.Module] = {}
     with seeded(seed, torch.device("cpu")), torch.no_grad():
-        for path, part in module.named_modules():
+        # the innermost first: what a parent sets in its children stays
+        for path, part in reversed(list(module.named_modules())):
             reset = getattr(part, "reset_parameters", None) or getattr(part, "_reset_parameters", None)
             if callable(reset):
                 reset()
@@ -25,4 +26,4 @@ def draw(module: nn.Module, seed: int) -> dict[str, nn.Module]:
         for name, value in module.named_parameters():
             if name in frozen:
                 value.copy_(frozen[name])
-    return left
+    return dict(reversed(left.items()))

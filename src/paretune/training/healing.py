@@ -129,6 +129,14 @@ def tutored(module: torch.nn.Module, artifact: Artifact, fit: Fit, plan: Plan, *
 
 def answers_classes(data: Split, fit: Fit, plan: Healing) -> bool:
     """Whether the answers are classes; what the labels must be for that is checked where labels count."""
+    classes = means_classes(data, fit, plan)
+    if classes and plan.alpha < 1 and fit.loss is None:
+        demand_classes(data)
+    return classes
+
+
+def means_classes(data: Split, fit: Fit, plan: Healing) -> bool:
+    """Whether the answers are classes, by the plan's word or the labels' kind; a few examples are enough to tell."""
     labels = next(data.head(1).batches(1)).labels
     needed = plan.alpha < 1 and not isinstance(fit.loss, OwnStep)
     if labels is None and (needed or plan.answers == "auto"):
@@ -138,8 +146,6 @@ def answers_classes(data: Split, fit: Fit, plan: Healing) -> bool:
     classes = plan.answers == "classes"
     if plan.answers == "auto":
         classes = labels is not None and labels.dtype.kind in "iub"
-    if classes and plan.alpha < 1 and fit.loss is None:
-        demand_classes(data)
     return classes
 
 

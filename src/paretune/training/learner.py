@@ -25,7 +25,11 @@ class Learner(torch.nn.Module):
         self.companion = companion  # never called here: it travels with the model to devices and into wrappers
 
     def forward(self, *inputs: torch.Tensor, **named: torch.Tensor) -> Any:
-        """``inputs``: in the order of the artefact's; or all of them ``named``, where the model is called so."""
+        """``inputs``: in the order of the artefact's; or all of them ``named``, where the model is called so.
+
+        The model gets copies: one that writes into its inputs must not change what others are asked.
+        """
+        inputs = tuple(tensor.clone() for tensor in inputs)
         if named:
             return self.model(*inputs, **named)
         if self.names is None:

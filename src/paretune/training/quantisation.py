@@ -124,8 +124,9 @@ def quantised(module: nn.Module, artifact: Artifact, fit: Fit, name: str, wish: 
     lines = [_line(bits, settings, fold), *_left(module, placement, bool(wish.activations and wish.outputs))]
 
     def finish() -> list[str]:
+        fallen = _fallen(module, floors)  # folding changes scales, and so what they are to be compared with
         later.apply(module)
-        return _fallen(module, floors)
+        return fallen
 
     return Quantised(edits, _each(module, shares, floors, wish), finish, tuple(lines), _table(module))
 

@@ -119,9 +119,13 @@ def eligible(
 
 def _weights(module: nn.Module) -> list[Weight]:
     names = {id(parameter): name for name, parameter in module.named_parameters()}
+    tables = [part for part in module.modules() if isinstance(part, nn.Embedding | nn.EmbeddingBag)]
+    looked_up = {id(parameter) for part in tables for parameter in part.parameters(recurse=False)}
     found: dict[int, Weight] = {}
     for part in module.modules():
         for own, parameter in part.named_parameters(recurse=False):
+            if id(parameter) in looked_up:  # also where an output layer shares it
+                continue
             if parameter.requires_grad and parameter.is_floating_point() and _is_weight(part, own, parameter):
                 axis, inputs = _inputs(part, parameter)
                 found.setdefault(id(parameter), Weight(names[id(parameter)], parameter, axis, inputs))
@@ -129,7 +133,7 @@ def _weights(module: nn.Module) -> list[Weight]:
 
 
 def _is_weight(owner: nn.Module, name: str, parameter: nn.Parameter) -> bool:
-    if parameter.ndim < 2 or isinstance(owner, (*_NORMALISATIONS, nn.Embedding, nn.EmbeddingBag)):
+    if parameter.ndim < 2 or isinstance(owner, _NORMALISATIONS):
         return False
     if isinstance(owner, nn.RNNBase):
         return name.startswith("weight_")

@@ -156,6 +156,7 @@ class Trainer:
             self.learner.compile()
         self.optimizer = device.prepare_optimizer(made(self._trained(), plan))
         self.purpose = self._purpose(artifact, data, seed, about)
+        self.unbounded = _not_finite(self._trained())  # a causal mask's buffer, say
         self.curve: list[Epoch] = []
         self.losses: list[float] = []  # of this epoch's steps
         self.best, self.best_epoch = dict[str, torch.Tensor](), 0
@@ -332,7 +333,7 @@ class Trainer:
         if self.checkpoints is None or not self.device.is_main_process:
             return
         model = dict(tensors_of(self._trained()))
-        if not all(bool(tensor.isfinite().all()) for tensor in model.values() if tensor.is_floating_point()):
+        if not _not_finite(self._trained()) <= self.unbounded:
             return  # the next step will say what happened; the checkpoint before this is good
         optimizer, scalars = state_of(self.optimizer)
         drawn, numbers = random_state.capture(self.device.device)
@@ -383,3 +384,9 @@ class Trainer:
             self.name, dataclasses.asdict(self.plan), seed, artifact.digest, shapes, len(self.lessons),
             self.device.num_processes, data.take(KNOWN_BY, seed).digest, *about,
         ])  # fmt: skip
+
+
+def _not_finite(module: torch.nn.Module) -> frozenset[str]:
+    """The names of parameters and buffers that hold what is not finite."""
+    floats = ((name, tensor) for name, tensor in tensors_of(module) if tensor.is_floating_point())
+    return frozenset(name for name, tensor in floats if not bool(tensor.isfinite().all()))

@@ -1,6 +1,6 @@
 """What training techniques gained, beyond what runtime and precision gain alone: one row a candidate and batch size.
 
-    paretune optimize examples/cifar10.py:resnet56 --recipe benchmarks/recipes/resnet56_blocks_2.2x.json \\
+    paretune optimize examples/cifar10.py:resnet56 --recipe benchmarks/recipes/resnet56_blocks_2.1x.json \\
         --budget "drop<=1pp" --batch 1,32 --time 10h --out runs/blocks
     python benchmarks/trained.py runs/blocks examples/cifar10.py:resnet56
 

@@ -188,6 +188,32 @@ def test_a_short_time_still_ends_with_a_result(
     assert told.out == ""
 
 
+def test_a_call_that_is_stopped_early_does_not_undo_an_earlier_one(tmp_path: Path) -> None:
+    recipe = candidates("torch_to_onnx", "onnx_to_openvino", target="openvino")
+    asked: dict[str, Any] = {
+        "recipes": [recipe],
+        "targets": ["openvino"],
+        "heldout_limit": 200,
+        "out": tmp_path / "run",
+    }
+    first = paretune.optimize(two_inputs(), "drop<=5pp", **asked)
+    assert first.best is not None
+    memory = {entry["target"]: entry["runs"][0]["import_memory_bytes"] for entry in first.result["candidates"]}
+    base = first.result["baseline"]["runs"][0]["import_memory_bytes"]
+    assert all(found < 0.7 * base for found in memory.values()), "no runtime but torch loads torch"
+    heard = Heard()
+    again = paretune.optimize(two_inputs(), "drop<=5pp", **asked, resume=True, time=0.01, observers=[heard])
+    assert any("the result of the earlier call stands" in event.text for event in heard.events)
+    assert again.result == first.result
+    assert (tmp_path / "run" / "bundle" / "bundle.json").is_file()
+    other = paretune.optimize(two_inputs(), "drop<=4pp", **asked, resume=True, time=0.01)
+    assert other.best is None, "another budget is another question"
+    asked |= {"recipes": [candidates("torch_to_onnx")], "targets": ["onnxruntime"]}
+    third = paretune.optimize(two_inputs(), "drop<=5pp", **asked, resume=True)
+    assert sum("2 calls of this run tested different candidates" in one for one in third.result["warnings"]) == 1
+    assert not any("calls of this run" in warning for warning in first.result["warnings"])
+
+
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("10m", 600), ("1.5h", 5400), ("2min", 120), (5, 5)])
 def test_lengths_of_time(text: str | int, seconds: float) -> None:
     assert seconds_of(text) == seconds

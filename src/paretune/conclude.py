@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -19,17 +20,21 @@ from paretune.check.slices import SliceReport, by_slice
 from paretune.check.verdict import Verdict, judge
 from paretune.deliver import summary
 from paretune.deliver.bundle import Bundle, pack
-from paretune.deliver.run import BASELINE, BUNDLE, NEAREST, Run, save
+from paretune.deliver.run import BASELINE, BUNDLE, NEAREST, Run, read_log, save
 from paretune.deliver.trial import Trial, quantile_points
-from paretune.errors import BuildError, DataError
-from paretune.loop import Loop
+from paretune.errors import ArtifactError, BuildError, CallError, DataError
+from paretune.loop import READING, Loop
 
 
 def conclude(loop: Loop) -> Run:
     """Write the result, the report, the best and the baseline as bundles."""
     loop.journal.say("stage", "writing the result")
-    _finish_baseline(loop)
     best = summary.best_of(loop.trials, loop.targets)
+    earlier = _standing(loop) if best is None else None
+    if earlier is not None:
+        loop.journal.say("warning", "stopped before anything was confirmed: the result of the earlier call stands")
+        return earlier
+    _finish_baseline(loop)
     if best is not None and best.confirmed is not None:
         mine = best.confirmed.measurement.runs
         best.histogram = {
@@ -43,7 +48,7 @@ def conclude(loop: Loop) -> Run:
             best.slices = _slices(loop, best.confirmed)
         except DataError as error:
             loop.journal.warn(f"no slices were judged: {error}")
-    for warning in _disturbed(loop, best):
+    for warning in (*_disturbed(loop, best), *_repeated(loop)):
         loop.journal.warn(warning)
     workload = _workload_facts(loop)
     baseline = _pack(loop, loop.baseline, loop.root / BASELINE, workload)
@@ -73,6 +78,18 @@ def conclude(loop: Loop) -> Run:
             bundle.attach(run.report.read_text())
     loop.journal.say("end", "done", {"best": result["best"], "seconds": round(loop.journal.spent_s, 1)})
     return run
+
+
+def _standing(loop: Loop) -> Run | None:
+    """What an earlier call found within the same budget, where this one was stopped: it is not thrown away."""
+    if loop.stopped == "finished":
+        return None
+    try:
+        earlier = Run.open(loop.root)
+    except (CallError, ArtifactError):
+        return None
+    same = earlier.result["budget"] == json.loads(json.dumps(loop.budget.describe()))
+    return earlier if same and earlier.best is not None else None
 
 
 def _slices(loop: Loop, verdict: Verdict) -> dict[str, SliceReport]:
@@ -107,6 +124,25 @@ def _disturbed(loop: Loop, best: Trial | None) -> tuple[str, ...]:
     runs = verdict.measurement.runs.values() if verdict else ()
     seen = together([part for run in runs for part in run.disturbances], [part for run in runs for part in run.spent])
     return seen.warnings if seen else ()
+
+
+def _repeated(loop: Loop) -> tuple[str, ...]:
+    """A warning where calls of this run tested other candidates on the same held-out data: each sequence of tests is at
+    the full level. One that goes on where another ended is the same."""
+    calls: list[tuple[str, ...]] = []
+    for event in read_log(loop.root):
+        if event["event"] == "stage" and event["text"] == READING:
+            calls.append(())
+        elif calls and event["event"] == "candidate" and event.get("stage") == "confirmed":
+            calls[-1] = (*calls[-1], event["id"])
+    every = {one for one in calls if one}
+    many = sum(not any(other != one and other[: len(one)] == one for other in every) for one in every)
+    if many < 2:
+        return ()
+    return (
+        f"{many} calls of this run tested different candidates on the same held-out data: that one of them all is "
+        f"wrongly said to meet is up to {many} times as likely as the confidence says",
+    )
 
 
 def _finish_baseline(loop: Loop) -> None:

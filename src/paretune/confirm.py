@@ -23,7 +23,7 @@ def confirm(loop: Loop) -> None:
     plan, most = fitting(left_s, loop.pace_s, len(loop.data.heldout), loop.bench.open_s)
     hurried = loop.stopped == "interrupted"
     if hurried:
-        plan, most = HURRIED, 2
+        plan, most = HURRIED, 3
     chosen = finalists(ranked, loop.batches, most)
     if not chosen:
         return

@@ -8,7 +8,6 @@ import shutil
 import signal
 import statistics
 import threading
-import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -35,6 +34,9 @@ from paretune.deliver.trial import Trial
 from paretune.errors import BuildError, DataError, MeasureError, RecipeError, StoppedError, WorkloadError
 from paretune.journal import Journal
 from paretune.subject import answer_rows
+
+READING = "reading the data and the model"
+"""What the log of a run says first of every call."""
 
 
 @dataclass
@@ -72,7 +74,7 @@ class Loop:
         RecipeError
             If a ``fixed`` candidate does not take such a model, or its target does not open what it gives.
         """
-        self.journal.say("stage", "reading the data and the model")
+        self.journal.say("stage", READING)
         with self.journal.building():
             self.data = partition(self.workload, self.seed, heldout_limit)
             self.original, door = self._read(self.workload.model)
@@ -201,14 +203,12 @@ class Loop:
 
     def _try(self, trial: Trial) -> None:
         """Build a candidate, measure it, and judge it on the ranking data; a failure is a finding."""
-        began = time.perf_counter()
         try:
             reason = trial.candidate.target.unavailable()
             if reason:
                 raise BuildError(reason, where=trial.candidate.target.name)
             with self.journal.building():
-                trial.artifact = self.builder.build(trial.candidate.recipe)
-            trial.seconds_to_build = time.perf_counter() - began
+                trial.artifact, trial.seconds_to_build = self.builder.built(trial.candidate.recipe)
             twin = self._twin(trial)
             if twin is not None:
                 trial.why = f"gives the same model as {twin.id}, {twin.candidate.title}"

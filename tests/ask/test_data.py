@@ -140,6 +140,13 @@ def test_a_collate_function_pads():
     assert len(set(split.digests)) == 4
     assert whole(DataLoader(texts, collate_fn=pad)).digest == split.digest
 
+    def pad_with_ones(items):
+        longest = max(len(ids) for ids, _ in items)
+        ids = torch.tensor([ids + [1] * (longest - len(ids)) for ids, _ in items])
+        return {"ids": ids, "mask": ids > 0}, torch.tensor([label for _, label in items])
+
+    assert whole(texts, pad_with_ones).digest != split.digest, "each example alone is the same, what is answered is not"
+
 
 def test_examples_are_decoded_once():
     class Counting(list):

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -44,6 +45,10 @@ class Shift:
     needs: ClassVar[Mapping[str, str]] = {"numpy": "numpy", "no_such_distribution": "x"}
     cost: ClassVar[float] = 1.0
     by: int = knob(1, "how much", low=0, high=255)
+
+    @classmethod
+    def light(cls):
+        return (cls(),)
 
     def apply(self, artifact, fit):
         applied.append(f"shift {self.by}")
@@ -204,12 +209,11 @@ def test_nothing_gives_the_original(builder):
     assert builder.build(Recipe()) is builder.original
 
 
-def test_steps_are_applied_in_order_and_the_handle_stays(builder):
+def test_steps_are_applied_in_order_and_kept(builder):
     made = builder.build(Recipe((Shift(by=3), Carry())))
     assert (made.form, made.path(".bin").read_bytes()) == ("other", b"\3\4\5")
-    assert made.origin is builder.original.origin
     assert made.root.is_relative_to(builder.store.root)
-    assert sorted(path.name for path in made.root.parent.iterdir()) == ["entry.json", "out"]
+    assert sorted(path.name for path in made.root.parent.iterdir()) == ["entry.json", "out", "seconds.json"]
     assert {path.name for path in made.root.iterdir()} == {"model.bin", META}
     assert not list((builder.store.root / "scratch").iterdir())
     assert builder.observer.steps == [("shift", False), ("carry", False)]
@@ -247,7 +251,7 @@ def test_a_student_is_in_the_key_and_its_artefacts_have_its_handle(builder, tmp_
     student = dataclasses.replace(student, origin=object())
     other = again(builder, fit=dataclasses.replace(builder.fit, student=student))
     assert other.build(Recipe((Given(),))).origin is student.origin
-    assert other.build(Recipe((Given(), Carry()))).origin is builder.original.origin, "Carry says nothing of a base"
+    assert other.build(Recipe((Given(), Carry()))).origin is None, "Carry gives another form"
     assert other.build(Recipe((Shift(),))).origin is builder.original.origin
     builder.build(Recipe((Shift(),)))
     assert applied == ["carry", "shift 1", "shift 1"]
@@ -291,6 +295,51 @@ def test_other_training_data_are_told_apart(builder):
     assert len(applied) == 4
     trained(builder, [(x, 1) for x, _ in data(count)]).build(Recipe((Shift(),)))
     assert len(applied) == 5
+
+
+@dataclass(frozen=True)
+class Trains(Shift):
+    """Learns from every example, and may be stopped before its end."""
+
+    name: ClassVar[str] = "trains"
+    stops: ClassVar[list[bool]] = []
+
+    @classmethod
+    def light(cls):
+        return ()
+
+    def apply(self, artifact, fit):
+        fit.checkpoints.mkdir(parents=True, exist_ok=True)
+        time.sleep(0.05)
+        if self.stops:
+            raise StoppedError("the time was over", where=str(self.stops.pop()))
+        return super().apply(artifact, fit)
+
+
+def test_what_is_trained_on_is_told_apart_by_every_example(builder):
+    count = 4 * KNOWN_BY
+    variants = [data(count, change=place) for place in range(40)]
+    for variant in variants:
+        trained(builder, variant).build(Recipe((Trains(),)))
+    assert len(applied) == 40
+
+
+def test_a_step_tells_what_it_took_though_it_was_stopped_or_done_before(builder):
+    Trains.stops.append(True)
+    with pytest.raises(StoppedError):
+        builder.build(Recipe((Trains(),)))
+    _, seconds = builder.built(Recipe((Trains(),)))
+    assert seconds >= 0.1, "both tries"
+    other = again(builder)
+    assert other.built(Recipe((Trains(), Carry())))[1] >= seconds
+    assert other.observer.steps[0] == ("trains", True)
+
+
+def test_only_the_form_that_the_live_model_has_carries_it(builder):
+    live = object()
+    carrying = dataclasses.replace(builder, original=dataclasses.replace(builder.original, origin=live))
+    assert carrying.build(Recipe((Shift(),))).origin is live
+    assert carrying.build(Recipe((Shift(), Carry()))).origin is None, "its runtime would load what it never runs"
 
 
 @pytest.mark.parametrize(
@@ -471,6 +520,8 @@ def test_titles_read_from_the_model_to_the_target():
         ('[{"recipe": [], "target": {"name": 3}}]', RecipeError, "names no target"),
         ('[{"recipe": [], "target": "tourch"}]', PluginError, "did you mean torch?"),
         ('[{"recipe": [], "target": {"name": "torch", "options": 3}}]', RecipeError, "3 are no knobs"),
+        ('[{"recipe": [], "target": {"name": "torch", "option": {}}}]', RecipeError, "'option' says nothing here"),
+        ('[{"recipe": [{"technique": "torch_to_onnx", "knob": {}}], "target": "torch"}]', RecipeError, "'knob' says"),
         ('[{"recipe": [], "target": {"name": "torch", "options": {"x": 1}}}]', RecipeError, "has no knob 'x'"),
         ('[{"recipe": [{"technique": "nothing"}], "target": "torch"}]', PluginError, "no technique 'nothing'"),
     ],

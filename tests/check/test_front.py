@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import random
@@ -11,6 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from paretune.ask.budget import Budget
+from paretune.check.finding import Finding
 from paretune.check.front import finalists, front, non_dominated
 from paretune.check.measurement import Measurement
 from paretune.check.statistics import Estimate
@@ -97,6 +100,21 @@ def test_finalists_are_able_and_ordered(given_: list[Verdict], most: int) -> Non
         for place, batch in enumerate(BATCHES):
             fastest = max(one.speedups[batch].value for one in able)
             assert max(one.speedups[batch].value for one in chosen) == fastest, place
+
+
+def test_disputed_ones_do_not_push_out_the_others() -> None:
+    limit = Budget.parse("drop<=1pp").limits[0]
+    doubt = (Finding(limit, "undecided", None, "looks broken", disputed=True),)
+    sure = [verdict(f"v{n}", n / 100, 1.1 + n, 2.0, (1.1 + n, 1.1 + n), "meets") for n in range(8)]
+    wild = [verdict(f"w{n}", 0.5 + n / 100, 20.0 + n, 2.0, (20.0 + n, 20.0 + n), "undecided") for n in range(8)]
+    wild = [dataclasses.replace(one, findings=doubt) for one in wild]
+    for most, doubtful in ((6, 2), (3, 1), (2, 0), (12, 4)):
+        chosen = [one.id for one in finalists([*wild, *sure], BATCHES, most)]
+        assert len(chosen) == most
+        assert [name[0] for name in chosen] == ["v"] * (most - doubtful) + ["w"] * doubtful
+        assert chosen[0] == "v0"
+        assert "v7" in chosen
+    assert [one.id for one in finalists(wild, BATCHES, 2)] == ["w0", "w7"]
 
 
 def test_the_middle_of_a_long_front_is_taken_evenly() -> None:

@@ -219,6 +219,16 @@ def test_any_built_candidate_can_be_packed(finished: Run, tmp_path: Path) -> Non
     assert (baseline.artifact.form, baseline.target.name) == ("torch", "torch")
 
 
+def test_a_module_without_its_code_is_not_packed(finished: Run, tmp_path: Path) -> None:
+    place = finished.root / "store" / "torch"
+    shutil.copytree(samples.artifact("torch").root, place)
+    name = by_target(finished, "onnxruntime")
+    finished.choice(name).entry["runs"][0]["artifact"] = "store/torch"  # type: ignore[index]
+    with pytest.raises(CallError, match="a module's parameters, which do not open without its code"):
+        finished.pack(name, tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+
+
 def test_what_was_not_built_or_was_changed_is_not_packed(finished: Run, tmp_path: Path) -> None:
     failed = next(entry["id"] for entry in finished.result["candidates"] if entry["status"] == "failed")
     with pytest.raises(CallError, match="was not built: no such operator"):

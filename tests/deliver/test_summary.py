@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from paretune.ask.budget import Budget
 from paretune.build.candidate import Candidate
 from paretune.build.recipe import Recipe
 from paretune.check.answers import Answers
+from paretune.check.finding import disputed
 from paretune.check.measurement import BatchRun, Measurement
+from paretune.check.statistics import Estimate
 from paretune.check.verdict import Verdict, judge
 from paretune.deliver import result, summary
 from paretune.deliver.trial import Trial
@@ -116,6 +119,17 @@ def test_what_is_slower_than_the_baseline_is_never_best() -> None:
     assert found["best_by_batch"] == {}
     assert whys(found)[slow.id].startswith("meets the limits, but is slower than the original (0.8")
     assert found["why_none"].startswith("nothing was faster than the original: the nearest, onnxruntime, runs at 0.8")
+
+
+def test_what_breaks_binds_rather_than_what_only_the_ranking_data_dispute() -> None:
+    late = trial(0, 0.95)
+    late.ranked = replace(late.ranked, findings=tuple(
+        replace(disputed(replace(one, estimate=Estimate(8.0, 7.0, 9.0))), verdict="undecided")
+        if one.limit.name == "drop" else one for one in late.ranked.findings
+    ))  # fmt: skip
+    late.confirmed = replace(late.ranked, verdict="breaks")
+    found = document([baseline(), late])
+    assert re.match(r"p50<=0.9ms binds, \d+ % past it: the nearest, onnxruntime, p50 ", found["why_none"]), found
 
 
 @given(

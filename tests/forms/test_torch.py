@@ -84,6 +84,20 @@ def test_a_changed_function_that_forward_uses_changes_the_digest(tmp_path: Path)
     assert digests[0] == digests[2] != digests[1]
 
 
+def test_what_a_class_inherits_is_part_of_what_it_is() -> None:
+    def made(body: str) -> torch.nn.Module:
+        space: dict[str, Any] = {"torch": torch, "__name__": "users"}
+        lines = ["class Base(torch.nn.Module):", "    def forward(self, x):", f"        return {body}"]
+        exec("\n".join([*lines, "class Net(Base):", "    pass"]), space)
+        net: torch.nn.Module = space["Net"]()
+        return net
+
+    one, other = form.fingerprint(made("x + 1")), form.fingerprint(made("x * 2"))
+    assert set(one["classes"]) == {"users.Base", "users.Net"} == set(other["classes"])
+    assert one["classes"]["users.Base"] != other["classes"]["users.Base"]
+    assert one == form.fingerprint(made("x + 1"))
+
+
 def test_no_path_stands_in_the_files(tmp_path: Path) -> None:
     live = Tied()
     live.place = str(tmp_path)

@@ -207,8 +207,11 @@ class Split:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 over all examples' inputs and labels, in order."""
-        total = hashlib.sha256()
+        """sha256 over all examples' inputs and labels, in order, and the user's collate: it may pad what it batches."""
+        from paretune.ask.code import fingerprint_of  # which reads arrays as this module does
+
+        collate = self.examples.collate
+        total = hashlib.sha256(b"" if collate is None else fingerprint_of(collate).encode())
         for index in self.indices:
             batch = self.examples.batch([index])[1]
             total.update(_digest(batch.inputs if batch.labels is None else (*batch.inputs, batch.labels)).encode())

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib.util
+import inspect
+import sys
 from collections.abc import Iterable
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -45,6 +48,18 @@ def load(group: str, name: str) -> type[Any]:
             do="update or uninstall the package it comes from",
         ) from error  # fmt: skip
     return kind
+
+
+def code_of(part: object) -> str | None:
+    """sha256 of the source of the module that a third party's plug-in stands in; None for the project's own, which its
+    version tells, and where there is no source."""
+    name = type(part).__module__
+    if name.partition(".")[0] == "paretune":
+        return None
+    try:
+        return hashlib.sha256(inspect.getsource(sys.modules[name]).encode()).hexdigest()
+    except (OSError, TypeError, KeyError):
+        return None
 
 
 def missing(kind: type[Any]) -> list[str]:

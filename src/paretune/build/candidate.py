@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import hashlib
@@ -11,8 +12,8 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
-from importlib.metadata import PackageNotFoundError, version
+from functools import cache, cached_property, partial
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ from paretune.ask.knob import make, values_of
 from paretune.ask.target import Target
 from paretune.build import history
 from paretune.build.passing import is_passing, lacks_memory
-from paretune.build.recipe import Recipe, titled
-from paretune.build.store import FAILED, Store, key_of
+from paretune.build.recipe import Recipe, demand_keys, titled
+from paretune.build.store import FAILED, Store, key_of, write_whole
 from paretune.build.technique import Fit, Technique
 from paretune.errors import BuildError, CallError, OutputError, ParetuneError, RecipeError, StoppedError
 
@@ -69,6 +70,7 @@ class Candidate:
             target = {"name": target}
         if not isinstance(target, Mapping) or not isinstance(target.get("name"), str):
             raise RecipeError("names no target", where="recipe", do='add "target": {"name": NAME, "options": {…}}')
+        demand_keys(target, ("name", "options"), "target")
         if not isinstance(described.get("recipe"), list):
             raise RecipeError(
                 "has no list of steps", where="recipe", do='add "recipe": [{"technique": NAME, "knobs": {…}}]'
@@ -110,8 +112,10 @@ def _entry(entry: Mapping[str, Any], where: str) -> Candidate:
 
 UNMATCHED = "unmatched.json"
 """Beside a finished step's artefact: the patterns of ``keep`` that named nothing in its model."""
+SECONDS = "seconds.json"
+"""Beside a finished step's artefact: what making it took, over all tries but those that were killed."""
 KNOWN_BY = 300
-"""By so many drawn examples, and their number, training data is told from other training data."""
+"""By so many drawn examples, and their number, training data is told from other data where nothing is trained."""
 
 
 @dataclass(frozen=True)
@@ -140,11 +144,16 @@ class Builder:
         RecipeError
             If the forms do not connect.
         """
+        return self.built(recipe)[0]
+
+    def built(self, recipe: Recipe) -> tuple[Artifact, float]:
+        """As :meth:`build`, and the seconds that its steps took when they were made, if only once for many recipes."""
         recipe.gives(self.original.form)
-        artifact = self.original
+        artifact, seconds = self.original, 0.0
         for step in recipe.steps:
-            artifact = self._step(step, artifact)
-        return artifact
+            artifact, took = self._step(step, artifact)
+            seconds += took
+        return artifact, seconds
 
     def _key(self, step: Technique, artifact: Artifact) -> str:
         return key_of(
@@ -155,17 +164,23 @@ class Builder:
                 "artifact": artifact.digest,
                 "original": self.original.digest,
                 "student": None if self.fit.student is None else self.fit.student.digest,
-                "train": self._train,
+                "train": self._train if step.light() else self._all_of_train,
                 "loss": self._loss,
                 "keep": self.fit.keep,
                 "seed": self.fit.seed,
                 "versions": {module: _version(module) for module in ("paretune", *step.needs)},
+                "code": plugin.code_of(step),
             },
         )
 
     @cached_property
     def _loss(self) -> str | None:
         return None if self.fit.loss is None else fingerprint_of(self.fit.loss)
+
+    @cached_property
+    def _all_of_train(self) -> str | None:
+        """What a training learns from: it decodes every example anyway, and a mended one changes what comes of it."""
+        return None if self.fit.train is None else self.fit.train.digest
 
     @cached_property
     def _train(self) -> list[Any] | None:
@@ -176,9 +191,11 @@ class Builder:
     def _open(self, place: Path) -> Artifact:
         artifact = Artifact.open(place / "out")
         owner = self.fit.student if artifact.base == "student" else self.original
-        return dataclasses.replace(artifact, origin=None if owner is None else owner.origin)
+        if owner is None or owner.form != artifact.form:
+            return artifact  # a runtime that does not run the live module is not to load it, nor its framework
+        return dataclasses.replace(artifact, origin=owner.origin)
 
-    def _step(self, step: Technique, artifact: Artifact) -> Artifact:
+    def _step(self, step: Technique, artifact: Artifact) -> tuple[Artifact, float]:
         key = self._key(step, artifact)
         place = self.store.get(key)
         started = time.perf_counter()
@@ -197,7 +214,7 @@ class Builder:
             told = json.loads(failure.read_text())
             raise BuildError(told["what"], where=told["where"], do=told["do"])
         made = self._open(place)
-        return dataclasses.replace(made, history=(*artifact.history, *history.read(place)))
+        return dataclasses.replace(made, history=(*artifact.history, *history.read(place))), _seconds_in(place)
 
     def _make(self, step: Technique, artifact: Artifact, key: str) -> tuple[Path, bool]:
         """The step's entry, and whether another process made it while this one waited."""
@@ -224,16 +241,21 @@ class Builder:
     def _apply(self, step: Technique, artifact: Artifact, scratch: Path, key: str) -> None:
         said: list[list[str]] = []
         entries: list[history.Entry] = []
+        unfinished, began = self.store.unfinished(key), time.perf_counter()
+        before = _seconds_in(unfinished)
         fit = dataclasses.replace(
             self.fit, scratch=scratch, progress=partial(self._tell, step), record=entries.append,
-            unmatched=lambda patterns: said.append(list(patterns)), checkpoints=self.store.unfinished(key),
+            unmatched=lambda patterns: said.append(list(patterns)), checkpoints=unfinished,
         )  # fmt: skip
         try:
             made = step.apply(artifact, fit)
             if made.form != step.gives or made.root != fit.out:
                 raise BuildError(f"returned form {made.form} at {made.root.name}", where=step.name)
             history.write(entries, scratch)
-        except (OutputError, StoppedError):
+            (scratch / SECONDS).write_text(json.dumps(before + time.perf_counter() - began))
+        except (OutputError, StoppedError) as error:
+            if isinstance(error, StoppedError) and unfinished.is_dir():
+                write_whole(unfinished / SECONDS, json.dumps(before + time.perf_counter() - began))
             raise
         except (Exception, SystemExit) as error:
             _raise_if_full(error, scratch)
@@ -248,7 +270,7 @@ class Builder:
         for patterns in said[-1:] if self.fit.keep else ():
             (scratch / UNMATCHED).write_text(json.dumps(patterns))
         for leftover in scratch.iterdir():
-            if leftover.name not in ("out", FAILED, UNMATCHED, history.FILE):
+            if leftover.name not in ("out", FAILED, UNMATCHED, SECONDS, history.FILE):
                 shutil.rmtree(leftover) if leftover.is_dir() and not leftover.is_symlink() else leftover.unlink()
 
 
@@ -276,8 +298,17 @@ def _one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text[:300]}"
 
 
-def _version(module: str) -> str:
+def _seconds_in(place: Path) -> float:
     try:
-        return version(module)
-    except PackageNotFoundError:
-        return "unknown"
+        return float(json.loads((place / SECONDS).read_text()))
+    except (OSError, ValueError, TypeError):
+        return 0.0
+
+
+@cache
+def _version(module: str) -> str:
+    """Of the package that holds a module, which may have another name."""
+    for name in (module, *packages_distributions().get(module.partition(".")[0], ())):
+        with contextlib.suppress(PackageNotFoundError):
+            return version(name)
+    return "unknown"

@@ -73,10 +73,24 @@ class Recipe:
                     where="recipe",
                     do='write {"technique": NAME, …}',
                 )
+            demand_keys(entry, ("technique", "knobs"), "recipe")
             kind = plugin.load("techniques", entry["technique"])
             plugin.require(kind, entry["technique"])
             steps.append(make(kind, entry.get("knobs", {}), entry["technique"]))
         return cls(tuple(steps))
+
+
+def demand_keys(entry: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+    """Refuse a key that nothing reads: a slip there would leave a knob at its default.
+
+    Raises
+    ------
+    RecipeError
+        If there is one.
+    """
+    odd = [key for key in entry if key not in known]
+    if odd:
+        raise RecipeError(f"{odd[0]!r} says nothing here", where=where, do=f"write {' and '.join(known)}")
 
 
 def titled(name: str, owner: Any) -> str:

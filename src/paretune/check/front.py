@@ -59,9 +59,9 @@ def finalists(verdicts: Sequence[Verdict], batches: Sequence[int], most: int = F
     """Who is confirmed on held-out data, ordered beforehand from the safest answers to the fastest.
 
     Taken are candidates faster than the baseline that break no limit on the ranking data and are not dominated in
-    (risk, merit, speed at any batch size). Those whose drop is disputed come last: if one fails, none is lost by it.
-    When there are more than ``most``, the safest, the best by merit and at each batch size stay, and the rest are taken
-    evenly along the order.
+    (risk, merit, speed at any batch size). Those whose drop is disputed come last, and take no more than a third of the
+    places from others: if one fails, none is lost by it. When there are more than ``most``, the safest, the best by
+    merit and at each batch size stay, and the rest are taken evenly along the order.
     """
     able = [
         verdict
@@ -77,6 +77,14 @@ def finalists(verdicts: Sequence[Verdict], batches: Sequence[int], most: int = F
     }  # fmt: skip
     kept = [verdict for verdict in able if verdict.id in non_dominated(points)]
     kept.sort(key=lambda verdict: (_is_disputed(verdict), verdict.risk, verdict.merit.value, verdict.id))
+    doubtful = [verdict for verdict in kept if _is_disputed(verdict)]
+    proven = kept[: len(kept) - len(doubtful)]
+    room = max(most - len(proven), most // 3)
+    return _few(proven, batches, most - min(len(doubtful), room)) + _few(doubtful, batches, room)
+
+
+def _few(kept: list[Verdict], batches: Sequence[int], most: int) -> list[Verdict]:
+    """At most so many, in their order: the first, the best, the fastest, and others evenly along the order."""
     if len(kept) <= most:
         return kept
     fastest = [max(kept, key=lambda verdict, b=batch: verdict.speedups[b].value).id for batch in batches]  # type: ignore[misc]

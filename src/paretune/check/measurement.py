@@ -12,6 +12,7 @@ import numpy as np
 
 from paretune.ask.artifact import Artifact
 from paretune.ask.knob import values_of
+from paretune.ask.plugin import code_of
 from paretune.ask.target import Target
 from paretune.check.answers import Answers
 from paretune.check.disturbance import Disturbance, together
@@ -30,7 +31,10 @@ class Subject:
 
     def describe(self) -> dict[str, Any]:
         """All that determines what is measured, as plain JSON."""
-        return {"artifact": self.artifact.digest, "target": self.target.name, "options": dict(values_of(self.target))}
+        return {
+            "artifact": self.artifact.digest, "target": self.target.name, "options": dict(values_of(self.target)),
+            "live": self.artifact.origin is not None, "code": code_of(self.target),
+        }  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -61,8 +61,9 @@ def start(out: Path) -> None:
         # found out now, not after ten minutes of work
         write_whole(out / ".writable", b"")
         (out / ".writable").unlink()
-    for leftover in [*out.glob(f".{BUNDLE}.*"), *out.glob(f".{BASELINE}.*")]:  # of a run that was killed while packing
-        shutil.rmtree(leftover, ignore_errors=True)
+    for name in (BUNDLE, BASELINE, NEAREST):
+        for leftover in out.glob(f".{name}.*"):  # of a run that was killed while packing
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 class Log:
@@ -215,6 +216,11 @@ class Run:
         )
         if candidate.recipe.steps:
             artifact = Artifact.open(self.root / entry["runs"][0]["artifact"])
+            if artifact.form == "torch" and not any(name.endswith(".pt2") for name in artifact.files):
+                raise CallError(
+                    f"candidate {name} is a module's parameters, which do not open without its code",
+                    where=str(self.root), do="pack a candidate for another target: `paretune report` lists them",
+                )  # fmt: skip
         elif (self.root / BASELINE).is_dir():
             artifact = Bundle.open(self.root / BASELINE).artifact
         else:

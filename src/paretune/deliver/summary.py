@@ -120,17 +120,21 @@ def nearest(trials: Sequence[Trial], targets: Sequence[str]) -> tuple[Trial | No
     tested = [trial for trial in able if trial.confirmed and trial.confirmed.verdict != "meets"]
     faster = [trial for trial in able if trial.verdict and trial.verdict.improves]
     if not faster:
-        close = max(able, key=lambda trial: _pace(trial.verdict))
+        close = max(able, key=lambda trial: (_pace(trial.verdict) > 1, _merit(trial.verdict), _pace(trial.verdict)))
         untried = sum(trial.status == "skipped" for trial in trials)
         more = f"; {untried} more were not measured" if untried else ""
         name, pace = close.candidate.title, _pace(close.verdict)
         slower = close.verdict.slower if close.verdict else ()
-        runs = f"is slower {_at(close.verdict)}" if close.verdict and slower and pace > 1 else f"runs at {pace:.2f}×"
+        if close.verdict is not None and pace > 1 and not slower:
+            merit = f"is {close.verdict.merit.value:.2f} times as good by the objective"
+            return close, f"nothing was better than the original: the nearest, {name}, {merit}{more}"
+        runs = f"is slower {_at(close.verdict)}" if slower and pace > 1 else f"runs at {pace:.2f}×"
         return close, f"nothing was faster than the original: the nearest, {name}, {runs}{more}"
     close = min(tested or able, key=lambda trial: (_excess(trial.verdict), -_pace(trial.verdict)))
     verdict = close.verdict
     assert verdict is not None
-    binding = max((f for f in verdict.findings if f.verdict != "meets"), key=_over, default=None)
+    unmet = [finding for finding in verdict.findings if finding.verdict != "meets"]
+    binding = max(unmet, key=lambda finding: (finding.verdict == "breaks", _over(finding)), default=None)
     if binding is None:
         name, pace = close.candidate.title, verdict.pace.value
         slow = f"nothing was faster than the original: the nearest, {name}, runs at {pace:.2f}×"
@@ -138,13 +142,14 @@ def nearest(trials: Sequence[Trial], targets: Sequence[str]) -> tuple[Trial | No
         return close, slow if pace <= 1 else late
     over = _over(binding)
     by = f", {over * 100:.0f} % past it" if 0 < over < float("inf") and binding.limit.value else ""
-    data = "" if close.confirmed else " (on the ranking data)"
+    seen = verdict.data == "heldout" if binding.limit.name == "drop" else close.confirmed is not None
+    data = "" if seen else " (on the ranking data)"
     return close, f"{binding.limit.text} binds{by}: the nearest, {close.candidate.title}, {binding.text}{data}"
 
 
 def _over(finding: Finding) -> float:
-    """How far past its limit a finding lies, as a share of the limit."""
-    if finding.estimate is None or finding.verdict == "meets":
+    """How far past its limit a finding lies, as a share of the limit; nothing is known where it is disputed."""
+    if finding.estimate is None or finding.verdict == "meets" or finding.disputed:
         return 0.0
     worst = finding.estimate.high if finding.limit.op == "<=" else -finding.estimate.low
     limit = finding.limit.value if finding.limit.op == "<=" else -finding.limit.value
@@ -153,6 +158,10 @@ def _over(finding: Finding) -> float:
 
 def _excess(verdict: Verdict | None) -> float:
     return max((_over(finding) for finding in verdict.findings), default=0.0) if verdict else float("inf")
+
+
+def _merit(verdict: Verdict | None) -> float:
+    return verdict.merit.value if verdict else 0.0
 
 
 def _pace(verdict: Verdict | None) -> float:

@@ -12,6 +12,7 @@ import copy
 import hashlib
 import inspect
 import json
+import sys
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -32,6 +33,7 @@ WEIGHTS = "model.safetensors"
 CODE = "module.json"
 EDITS = "edits.json"
 PROGRAM = "model.pt2"
+_GIVEN = frozenset({"torch", *sys.stdlib_module_names})  # whose classes are known by their versions
 
 Kind = Literal["single", "tuple", "dict"]
 
@@ -275,8 +277,9 @@ def fingerprint(module: torch.nn.Module) -> dict[str, Any]:
     for name, part in module.named_modules():
         kind = type(part)
         label = f"{kind.__module__.rpartition('.')[2]}.{kind.__qualname__}"
-        if not kind.__module__.startswith("torch."):
-            classes.setdefault(label, _code_digest(kind))
+        for one in kind.__mro__:  # what it inherits decides as much
+            if one.__module__.partition(".")[0] not in _GIVEN:
+                classes.setdefault(f"{one.__module__.rpartition('.')[2]}.{one.__qualname__}", _code_digest(one))
         state.update(f"{name}:{label}:{_plain(part)}".encode())
         for key in sorted(part._non_persistent_buffers_set):
             buffer = part._buffers.get(key)

@@ -16,7 +16,6 @@ from accelerate import Accelerator
 
 from paretune.ask.artifact import Artifact
 from paretune.ask.data import Split
-from paretune.build.candidate import KNOWN_BY
 from paretune.build.passing import lacks_memory
 from paretune.errors import BuildError, ParetuneError, StoppedError
 from paretune.forms import torch as form
@@ -382,7 +381,7 @@ class Trainer:
         shapes = [[name, list(tensor.shape), str(tensor.dtype)] for name, tensor in tensors_of(self._trained())]
         return purpose([
             self.name, dataclasses.asdict(self.plan), seed, artifact.digest, shapes, len(self.lessons),
-            self.device.num_processes, data.take(KNOWN_BY, seed).digest, *about,
+            self.device.num_processes, data.digest, *about,
         ])  # fmt: skip
 
 

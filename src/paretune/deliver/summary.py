@@ -124,11 +124,11 @@ def nearest(trials: Sequence[Trial], targets: Sequence[str]) -> tuple[Trial | No
         untried = sum(trial.status == "skipped" for trial in trials)
         more = f"; {untried} more were not measured" if untried else ""
         name, pace = close.candidate.title, _pace(close.verdict)
-        slower = close.verdict.slower if close.verdict else ()
-        if close.verdict is not None and pace > 1 and not slower:
-            merit = f"is {close.verdict.merit.value:.2f} times as good by the objective"
+        slow = _at(close.verdict) if close.verdict else ""
+        if pace > 1 and not slow:
+            merit = f"is {_merit(close.verdict):.2f} times as good by the objective"
             return close, f"nothing was better than the original: the nearest, {name}, {merit}{more}"
-        runs = f"is slower {_at(close.verdict)}" if slower and pace > 1 else f"runs at {pace:.2f}×"
+        runs = f"is slower {slow}" if slow and pace > 1 else f"runs at {pace:.2f}×"
         return close, f"nothing was faster than the original: the nearest, {name}, {runs}{more}"
     close = min(tested or able, key=lambda trial: (_excess(trial.verdict), -_pace(trial.verdict)))
     verdict = close.verdict

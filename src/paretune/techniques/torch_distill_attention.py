@@ -40,7 +40,7 @@ class TorchDistillAttention(Teaching):
     pairs: tuple[str, ...] = knob(
         (), "modules that are compared, student.path=teacher.path; none: the last that attend, or the ends of stages"
     )
-    weight: float = knob(1.0, "weight of the term, the mean over pairs; spatial maps count 1000fold", low=0.0, high=1e6)
+    weight: float = knob(1.0, "weight of the term, the mean over pairs; spatial maps count ×1000", low=0.0, high=1e6)
 
     def apply(self, artifact: Artifact, fit: Fit) -> Artifact:
         """The taught module, with the interface of the artefact; only ``fit.train`` is looked at.

@@ -29,12 +29,18 @@ class Learner(torch.nn.Module):
 
         The model gets copies: one that writes into its inputs must not change what others are asked.
         """
-        inputs = tuple(tensor.clone() for tensor in inputs)
+        inputs = tuple(map(_copied, inputs))
+        named = {name: _copied(value) for name, value in named.items()}
         if named:
             return self.model(*inputs, **named)
         if self.names is None:
             return self.model(*inputs)
         return self.model(**dict(zip(self.names, inputs, strict=True)))
+
+
+def _copied(given: Any) -> Any:
+    """A user's own step may call the model with what is no tensor."""
+    return given.clone() if isinstance(given, torch.Tensor) else given
 
 
 def answer_of(outputs: Any) -> torch.Tensor:

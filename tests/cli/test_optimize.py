@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("recipe")
 def test_from_a_module_to_a_bundle(
     workloads: Path, capsys: pytest.CaptureFixture[str], call: Callable[..., int], complaint: Callable[[], str]
 ) -> None:
-    quick = ("--target", "onnxruntime", "--only", "onnx_int8_static", "--time", "20s", "--batch", "4")
+    quick = ("--target", "onnxruntime", "--only", "onnx_int8_static", "--time", "2m", "--batch", "4")
     (workloads / "prices.toml").write_text('currency = "EUR"\n[machine]\nper_hour = 0.34\nper_kwh = 0.25\n')
     asked = ("--budget", "drop<=2pp, energy<=1J, cost<=1", "--prices", "prices.toml", "--watts-per-core", "4")
     assert call("optimize", "works.py:good", *asked, *quick, "--out", "run", "--json") == 0

@@ -11,6 +11,7 @@ import sys
 import time
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ import pytest
 import torch
 
 import paretune
+from paretune.ask.budget import Budget
 from paretune.ask.event import Event
 from paretune.ask.knob import make
 from paretune.ask.plugin import load
@@ -208,10 +210,33 @@ def test_a_call_that_is_stopped_early_does_not_undo_an_earlier_one(tmp_path: Pat
     assert (tmp_path / "run" / "bundle" / "bundle.json").is_file()
     other = paretune.optimize(two_inputs(), "drop<=4pp", **asked, resume=True, time=0.01)
     assert other.best is None, "another budget is another question"
+    assert _stands(tmp_path / "run", other) is None, "it answered nothing"
     asked |= {"recipes": [candidates("torch_to_onnx")], "targets": ["onnxruntime"]}
     third = paretune.optimize(two_inputs(), "drop<=5pp", **asked, resume=True)
+    assert third.best is not None
+    assert _stands(tmp_path / "run", third) is not None
+    assert _stands(tmp_path / "run", third, batches=(1, 2)) is None, "other batch sizes are another question"
+    assert _stands(tmp_path / "run", third, targets=["openvino"]) is None
+    assert _stands(tmp_path / "run", third, stopped="finished") is None
+    tested = [SimpleNamespace(confirmed=None), SimpleNamespace(confirmed="breaks")]
+    assert _stands(tmp_path / "run", third, trials=tested) is None, "what this call tested is the news"
+    assert _stands(tmp_path / "run", third, digest="other") is None, "another model is another question"
     assert sum("2 calls of this run tested different candidates" in one for one in third.result["warnings"]) == 1
     assert not any("calls of this run" in warning for warning in first.result["warnings"])
+
+
+def _stands(root: Path, run: paretune.Run, digest: str | None = None, **changed: Any) -> paretune.Run | None:
+    """What is handed back by a call with the question of ``run``, stopped before it tested anything."""
+    known: dict[str, Any] = {
+        "root": root, "trials": [], "stopped": "time", "stopped_at": None, "targets": ["onnxruntime"],
+        "batches": run.result["batches"],
+        "budget": Budget.parse("drop<=5pp"),
+    }  # fmt: skip
+    conclude = import_module("paretune.conclude")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(conclude, "_workload_digest", lambda loop: digest or run.result["workload"]["digest"])
+        found: paretune.Run | None = conclude._standing(SimpleNamespace(**(known | changed)))
+    return found
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("10m", 600), ("1.5h", 5400), ("2min", 120), (5, 5)])

@@ -23,7 +23,7 @@ from paretune.deliver.bundle import Bundle, pack
 from paretune.deliver.run import BASELINE, BUNDLE, NEAREST, Run, read_log, save
 from paretune.deliver.trial import Trial, quantile_points
 from paretune.errors import ArtifactError, BuildError, CallError, DataError
-from paretune.loop import READING, Loop
+from paretune.loop import Loop
 
 
 def conclude(loop: Loop) -> Run:
@@ -32,7 +32,8 @@ def conclude(loop: Loop) -> Run:
     best = summary.best_of(loop.trials, loop.targets)
     earlier = _standing(loop) if best is None else None
     if earlier is not None:
-        loop.journal.say("warning", "stopped before anything was confirmed: the result of the earlier call stands")
+        told = "stopped before anything was confirmed: the result of the earlier call stands"
+        loop.journal.say("warning", told)
         return earlier
     _finish_baseline(loop)
     if best is not None and best.confirmed is not None:
@@ -81,15 +82,28 @@ def conclude(loop: Loop) -> Run:
 
 
 def _standing(loop: Loop) -> Run | None:
-    """What an earlier call found within the same budget, where this one was stopped: it is not thrown away."""
-    if loop.stopped == "finished":
+    """What an earlier call answered to the same question, where this one was stopped too early to say anything."""
+    tested = any(trial.confirmed is not None for trial in loop.trials)
+    if loop.stopped == "finished" or tested or loop.stopped_at is not None:
         return None
     try:
         earlier = Run.open(loop.root)
     except (CallError, ArtifactError):
         return None
-    same = earlier.result["budget"] == json.loads(json.dumps(loop.budget.describe()))
-    return earlier if same and earlier.best is not None else None
+    objective, known = loop.budget.objective, earlier.result
+    question = {
+        "budget": json.loads(json.dumps(loop.budget.describe())),
+        "objective": {"name": objective.name, "batch": objective.batch, "text": objective.text},
+        "batches": list(loop.batches),
+    }
+    same = all(known[key] == asked for key, asked in question.items())
+    same = same and known["workload"]["digest"] == _workload_digest(loop)
+    best = next((entry for entry in known["candidates"] if entry["id"] == known["best"]), None)
+    return earlier if same and best is not None and best["target"] in loop.targets else None
+
+
+def _workload_digest(loop: Loop) -> str:
+    return key_of("workload", {"model": loop.original.digest, "heldout": loop.data.heldout.digest})
 
 
 def _slices(loop: Loop, verdict: Verdict) -> dict[str, SliceReport]:
@@ -129,12 +143,14 @@ def _disturbed(loop: Loop, best: Trial | None) -> tuple[str, ...]:
 def _repeated(loop: Loop) -> tuple[str, ...]:
     """A warning where calls of this run tested other candidates on the same held-out data: each sequence of tests is at
     the full level. One that goes on where another ended is the same."""
-    calls: list[tuple[str, ...]] = []
+    calls: list[tuple[tuple[str, str], ...]] = []
+    mine = False  # whether the call that is being read tested on what is held out now
     for event in read_log(loop.root):
-        if event["event"] == "stage" and event["text"] == READING:
+        if event["event"] == "stage" and "heldout" in event:
+            mine = event["heldout"] == loop.data.heldout.digest
             calls.append(())
-        elif calls and event["event"] == "candidate" and event.get("stage") == "confirmed":
-            calls[-1] = (*calls[-1], event["id"])
+        elif mine and event["event"] == "candidate" and event.get("stage") == "confirmed":
+            calls[-1] = (*calls[-1], (event["id"], event["artifact"]))
     every = {one for one in calls if one}
     many = sum(not any(other != one and other[: len(one)] == one for other in every) for one in every)
     if many < 2:
@@ -199,7 +215,7 @@ def _pack(loop: Loop, trial: Trial, into: Path, workload: Mapping[str, Any]) -> 
 def _workload_facts(loop: Loop) -> dict[str, Any]:
     return {
         "name": loop.workload.name,
-        "digest": key_of("workload", {"model": loop.original.digest, "heldout": loop.data.heldout.digest}),
+        "digest": _workload_digest(loop),
         "heldout_size": len(loop.data.heldout),
         "ranking_size": len(loop.data.ranking),
         "ranking_of": "heldout" if loop.workload.train is None else "train",

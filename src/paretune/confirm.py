@@ -27,7 +27,9 @@ def confirm(loop: Loop) -> None:
     chosen = finalists(ranked, loop.batches, most)
     if not chosen:
         return
-    loop.journal.say("stage", f"confirming {len(chosen)} finalists on {len(loop.data.heldout):,} held-out examples")
+    many, heldout = len(chosen), loop.data.heldout
+    told = f"confirming {many} finalists on {len(heldout):,} held-out examples"
+    loop.journal.say("stage", told, {"heldout": heldout.digest})
     by_id = {trial.id: trial for trial in loop.trials}
     sequence = [by_id[verdict.id] for verdict in chosen]
     measured = _measured(loop, sequence, plan, hurried)

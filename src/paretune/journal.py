@@ -92,6 +92,7 @@ class Journal:
             "role": trial.role,
             "status": trial.status,
             "stage": kind,
+            "artifact": trial.artifact.digest if trial.artifact else None,
         }
         if verdict is not None:
             data |= {

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from paretune.ask.event import Event
+from paretune.deliver.outcome import ranks_on_heldout
 from paretune.tables import megabytes
 
 ROWS = 14
@@ -103,8 +104,7 @@ def table(result: Mapping[str, Any]) -> Group:
         where = "held-out" if result["baseline"]["data"] == "heldout" else "ranking"
         parts.append(Text(f"the original's {score} is {original['value']:.4g} on {where} data", style="dim"))
     if any(entry["drops"] and entry["data"] != "heldout" for entry in shown):
-        of_heldout = result["workload"].get("ranking_of") == "heldout"
-        part = "held-out" if of_heldout else "train, which the original may know"
+        part = "held-out" if ranks_on_heldout(result) else "train, which the original may know"
         told = f"* on the ranking data (a part of {part}); only finalists are tested on held-out data"
         parts.append(Text(told, style="dim"))
     parts.append(Text(""))

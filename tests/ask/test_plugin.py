@@ -50,6 +50,33 @@ def test_a_third_partys_plugin_comes_through_the_same_door(third_party):
     assert "guest_demanding" not in usable
 
 
+def test_a_plugins_sources_are_those_that_run(third_party, tmp_path):
+    def digest():
+        kind = plugin.load("techniques", "guest_good")
+        return plugin.code_of(kind)
+
+    def loaded_anew():
+        for name in ("guest", "guest.core"):
+            sys.modules.pop(name, None)
+        importlib.invalidate_caches()
+        return digest()
+
+    alone = digest()
+    source = (tmp_path / "guest.py").read_text()
+    (tmp_path / "guest.py").write_text(source + "# edited while it runs\n")
+    assert digest() == alone
+    assert loaded_anew() != alone
+    (tmp_path / "guest.py").unlink()
+    package = tmp_path / "guest"
+    package.mkdir()
+    (package / "__init__.py").write_text("from guest.core import SHIFT\n" + source)
+    (package / "core.py").write_text("SHIFT = 1\n")
+    first = loaded_anew()
+    (package / "core.py").write_text("SHIFT = 22\n")
+    assert None is not first != loaded_anew()
+    assert plugin.code_of(plugin.load("techniques", "onnx_fold")) is None
+
+
 def test_what_is_missing_is_named_with_the_command_that_installs_it(third_party):
     kind = plugin.load("techniques", "guest_demanding")
     assert plugin.missing(kind) == ["no_such_module", "no_parent.child"]

@@ -23,7 +23,16 @@ from paretune.build.propose import light
 from paretune.build.recipe import Recipe
 from paretune.build.store import Store
 from paretune.build.technique import Fit
-from paretune.errors import ArtifactError, BuildError, CallError, OutputError, PluginError, RecipeError, StoppedError
+from paretune.errors import (
+    ArtifactError,
+    BuildError,
+    CallError,
+    OutputError,
+    ParetuneError,
+    PluginError,
+    RecipeError,
+    StoppedError,
+)
 
 SPEC = (TensorSpec("x", "float32", ("batch", 2)),)
 applied: list[str] = []
@@ -302,7 +311,7 @@ class Trains(Shift):
     """Learns from every example, and may be stopped before its end."""
 
     name: ClassVar[str] = "trains"
-    stops: ClassVar[list[bool]] = []
+    stops: ClassVar[list[Exception]] = []
 
     @classmethod
     def light(cls):
@@ -312,7 +321,7 @@ class Trains(Shift):
         fit.checkpoints.mkdir(parents=True, exist_ok=True)
         time.sleep(0.05)
         if self.stops:
-            raise StoppedError("the time was over", where=str(self.stops.pop()))
+            raise self.stops.pop()
         return super().apply(artifact, fit)
 
 
@@ -324,9 +333,10 @@ def test_what_is_trained_on_is_told_apart_by_every_example(builder):
     assert len(applied) == 40
 
 
-def test_a_step_tells_what_it_took_though_it_was_stopped_or_done_before(builder):
-    Trains.stops.append(True)
-    with pytest.raises(StoppedError):
+@pytest.mark.parametrize("ended", [StoppedError("the time was over"), MemoryError("too much")])
+def test_a_step_tells_what_it_took_though_it_was_stopped_or_done_before(builder, ended):
+    Trains.stops.append(ended)
+    with pytest.raises(ParetuneError):
         builder.build(Recipe((Trains(),)))
     _, seconds = builder.built(Recipe((Trains(),)))
     assert seconds >= 0.1, "both tries"
@@ -521,6 +531,7 @@ def test_titles_read_from_the_model_to_the_target():
         ('[{"recipe": [], "target": "tourch"}]', PluginError, "did you mean torch?"),
         ('[{"recipe": [], "target": {"name": "torch", "options": 3}}]', RecipeError, "3 are no knobs"),
         ('[{"recipe": [], "target": {"name": "torch", "option": {}}}]', RecipeError, "'option' says nothing here"),
+        ('[{"recipe": [], "target": "torch", "options": {}}]', RecipeError, "candidate: 'options' says nothing here"),
         ('[{"recipe": [{"technique": "torch_to_onnx", "knob": {}}], "target": "torch"}]', RecipeError, "'knob' says"),
         ('[{"recipe": [], "target": {"name": "torch", "options": {"x": 1}}}]', RecipeError, "has no knob 'x'"),
         ('[{"recipe": [{"technique": "nothing"}], "target": "torch"}]', PluginError, "no technique 'nothing'"),

@@ -338,6 +338,17 @@ def test_a_speed_up_that_is_not_shown_is_not_claimed(example: dict[str, Any]) ->
     assert "2.00× slower at batch 32, gaining 0.30 pp of accuracy" in text
 
 
+@pytest.mark.parametrize(
+    ("facts", "learnt"),
+    [({}, False), ({"ranking_of": "train"}, False), ({"ranking_of": "heldout"}, True), ({"fit_size": 2000}, True)],
+)
+def test_whether_what_was_trained_learnt_from_the_ranking_data(
+    example: dict[str, Any], facts: dict[str, Any], learnt: bool
+) -> None:
+    example["workload"] |= facts
+    assert ("what was trained learnt from them too" in report.render(example)) == learnt
+
+
 def test_render_is_repeatable_and_changes_nothing(example: dict[str, Any]) -> None:
     before = copy.deepcopy(example)
     assert report.render(example) == report.render(example)

@@ -121,15 +121,33 @@ def test_what_is_slower_than_the_baseline_is_never_best() -> None:
     assert found["why_none"].startswith("nothing was faster than the original: the nearest, onnxruntime, runs at 0.8")
 
 
+def doubted(one: Trial) -> Verdict:
+    """What was ranked on examples that the original may know."""
+    assert one.ranked is not None
+    findings = tuple(disputed(found) if found.limit.name == "drop" else found for found in one.ranked.findings)
+    assert any(found.disputed for found in findings)
+    return replace(one.ranked, findings=findings)
+
+
 def test_what_breaks_binds_rather_than_what_only_the_ranking_data_dispute() -> None:
-    late = trial(0, 0.95)
-    late.ranked = replace(late.ranked, findings=tuple(
-        replace(disputed(replace(one, estimate=Estimate(8.0, 7.0, 9.0))), verdict="undecided")
-        if one.limit.name == "drop" else one for one in late.ranked.findings
-    ))  # fmt: skip
+    late = trial(0, 0.95, ranked=80)
+    late.ranked = doubted(late)
     late.confirmed = replace(late.ranked, verdict="breaks")
     found = document([baseline(), late])
     assert re.match(r"p50<=0.9ms binds, \d+ % past it: the nearest, onnxruntime, p50 ", found["why_none"]), found
+
+
+def test_the_nearest_is_one_of_which_it_is_known_how_near() -> None:
+    known, unknown = trial(0, 0.5, ranked=40), trial(1, 0.95, ranked=400)
+    unknown.ranked = doubted(unknown)
+    assert document([baseline(), known, unknown])["nearest"] == known.id
+
+
+def test_the_objective_does_not_make_a_slower_one_the_nearest() -> None:
+    near, far = trial(0, 1.02), trial(1, 3.0)
+    assert far.ranked is not None
+    far.ranked = replace(far.ranked, merit=Estimate(4.0, 4.0, 4.0))
+    assert document([baseline(), near, far])["nearest"] == near.id
 
 
 @given(

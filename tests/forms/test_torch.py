@@ -98,6 +98,33 @@ def test_what_a_class_inherits_is_part_of_what_it_is() -> None:
     assert one == form.fingerprint(made("x + 1"))
 
 
+def test_a_base_class_of_the_same_short_name_is_part_of_it_too() -> None:
+    def made(body: str) -> torch.nn.Module:
+        old: dict[str, Any] = {"torch": torch, "__name__": "v1.users"}
+        exec(f"class Net(torch.nn.Module):\n    def forward(self, x):\n        return {body}", old)
+        new: dict[str, Any] = {"Base": old["Net"], "__name__": "v2.users"}
+        exec("class Net(Base):\n    def other(self):\n        return 3", new)
+        net: torch.nn.Module = new["Net"]()
+        return net
+
+    one, other = form.fingerprint(made("x + 1")), form.fingerprint(made("x * 2"))
+    assert set(one["classes"]) == {"users.Net"}
+    assert one["classes"] != other["classes"]
+    assert one == form.fingerprint(made("x + 1"))
+
+
+def test_what_a_model_is_called_with_stays_as_it_was() -> None:
+    class Overwriting(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x -= 1.0
+            return x
+
+    x = torch.ones(2)
+    assert form.call_flat(Overwriting(), None, (x,))[1][0].tolist() == [0.0, 0.0]
+    assert form.call_flat(Overwriting(), ("x",), (x,))[1][0].tolist() == [0.0, 0.0]
+    assert x.tolist() == [1.0, 1.0]
+
+
 def test_no_path_stands_in_the_files(tmp_path: Path) -> None:
     live = Tied()
     live.place = str(tmp_path)

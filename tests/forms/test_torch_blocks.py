@@ -135,6 +135,13 @@ def test_paths_that_cannot_go_are_told(tmp_path, paths, told):
         named(module, paths, running(module, tmp_path), "here")
 
 
+def test_a_second_path_of_a_module_is_told_with_its_first(tmp_path):
+    module = residual.residual()
+    module.backbone = nn.ModuleDict({"stages": module.stages})
+    with pytest.raises(BuildError, match=r"backbone\.stages\.0\.1 is the same module as stages\.0\.1 — name"):
+        named(module, ("backbone.stages.0.1",), running(module, tmp_path), "here")
+
+
 def test_a_model_that_fails_is_told_in_a_line(tmp_path):
     class Failing(nn.Module):
         def __init__(self) -> None:

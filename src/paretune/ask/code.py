@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from paretune.ask.data import as_array
 from paretune.ask.set_score import SetScore
+from paretune.ask.values import as_array
 
 OWN = "paretune."
 

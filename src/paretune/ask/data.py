@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from paretune.ask.artifact import Artifact, TensorSpec
+from paretune.ask.code import fingerprint_of
 from paretune.ask.target import Arrays
+from paretune.ask.values import Array, as_array
 from paretune.errors import DataError
 
-Array = np.ndarray[Any, Any]
 Collate = Callable[[list[Any]], Any]
 _MAP_STYLE = "give a map-style dataset of (inputs, label) items, or a DataLoader over one"
 
@@ -208,8 +209,6 @@ class Split:
     @cached_property
     def digest(self) -> str:
         """sha256 over all examples' inputs and labels, in order, and the user's collate: it may pad what it batches."""
-        from paretune.ask.code import fingerprint_of  # which reads arrays as this module does
-
         collate = self.examples.collate
         total = hashlib.sha256(b"" if collate is None else fingerprint_of(collate).encode())
         for index in self.indices:
@@ -309,32 +308,6 @@ def fit_inputs(inputs: Arrays, keys: tuple[str, ...] | None, artifact: Artifact,
                 do=f"convert it in the dataset, .astype('{spec.dtype}')",
             )  # fmt: skip
     return inputs
-
-
-def as_array(value: Any, where: str) -> Array:
-    """A tensor, array, number or list as a numpy array.
-
-    Raises
-    ------
-    DataError
-        If it is none of these.
-    """
-    if hasattr(value, "detach"):
-        value = value.detach().cpu()
-        value = value.float() if str(value.dtype) == "torch.bfloat16" else value
-    try:
-        array = np.asarray(value)
-    except Exception as error:
-        raise DataError(
-            f"cannot be made an array: {error}", where=where, do="return arrays, tensors or numbers from the dataset"
-        ) from error
-    if array.dtype == object or array.dtype.kind in "USMm":
-        raise DataError(
-            f"holds a {type(value).__qualname__} where an array or tensor belongs",
-            where=where,
-            do="decode it in the dataset, or give the workload a collate function",
-        )
-    return array
 
 
 def _stack(items: list[Any], where: str) -> tuple[Any, Any]:

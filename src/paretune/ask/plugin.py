@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 import hashlib
 import importlib.util
-import inspect
 import sys
 from collections.abc import Iterable
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from paretune.errors import PluginError
@@ -47,19 +48,35 @@ def load(group: str, name: str) -> type[Any]:
             f"does not import: {type(error).__name__}: {error}", where=f"{group[:-1]} {name}{dist}",
             do="update or uninstall the package it comes from",
         ) from error  # fmt: skip
+    code_of(kind)  # now: a file that is edited later is not what runs
     return kind
 
 
-def code_of(part: object) -> str | None:
-    """sha256 of the source of the module that a third party's plug-in stands in; None for the project's own, which its
-    version tells, and where there is no source."""
-    name = type(part).__module__
-    if name.partition(".")[0] == "paretune":
-        return None
+def code_of(kind: type[Any]) -> str | None:
+    """sha256 of the sources of the package (or the file) that holds a third party's plug-in, as they were when it was
+    first asked for; None for the project's own, which its version tells, and where there is no source."""
+    top = kind.__module__.partition(".")[0]
+    module = sys.modules.get(top)
+    return None if top == "paretune" or module is None else _sources(module)
+
+
+@cache
+def _sources(module: ModuleType) -> str | None:
+    found = {
+        file.relative_to(root).as_posix(): file
+        for root in map(Path, getattr(module, "__path__", ()))
+        for file in root.rglob("*.py")
+    }
+    alone = getattr(module, "__file__", None)
+    if not found and alone is not None:
+        found = {"": Path(alone)}
+    total = hashlib.sha256()
     try:
-        return hashlib.sha256(inspect.getsource(sys.modules[name]).encode()).hexdigest()
-    except (OSError, TypeError, KeyError):
+        for name, file in sorted(found.items()):
+            total.update(f"{name}:{hashlib.sha256(file.read_bytes()).hexdigest()};".encode())
+    except OSError:
         return None
+    return total.hexdigest() if found else None
 
 
 def missing(kind: type[Any]) -> list[str]:

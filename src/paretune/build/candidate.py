@@ -65,6 +65,7 @@ class Candidate:
         RecipeError, PluginError
             If it is not of that shape, or names what does not exist.
         """
+        demand_keys(described, ("recipe", "target"), "candidate")
         target = described.get("target")
         if isinstance(target, str):
             target = {"name": target}
@@ -169,7 +170,7 @@ class Builder:
                 "keep": self.fit.keep,
                 "seed": self.fit.seed,
                 "versions": {module: _version(module) for module in ("paretune", *step.needs)},
-                "code": plugin.code_of(step),
+                "code": plugin.code_of(type(step)),
             },
         )
 
@@ -253,11 +254,11 @@ class Builder:
                 raise BuildError(f"returned form {made.form} at {made.root.name}", where=step.name)
             history.write(entries, scratch)
             (scratch / SECONDS).write_text(json.dumps(before + time.perf_counter() - began))
-        except (OutputError, StoppedError) as error:
-            if isinstance(error, StoppedError) and unfinished.is_dir():
-                write_whole(unfinished / SECONDS, json.dumps(before + time.perf_counter() - began))
+        except (OutputError, StoppedError):
+            _keep_seconds(unfinished, before + time.perf_counter() - began)
             raise
         except (Exception, SystemExit) as error:
+            _keep_seconds(unfinished, before + time.perf_counter() - began)
             _raise_if_full(error, scratch)
             # a technique may fail in any way on a model nobody foresaw: a finding, not the end of the run
             told = _told(error, step.name)
@@ -272,6 +273,13 @@ class Builder:
         for leftover in scratch.iterdir():
             if leftover.name not in ("out", FAILED, UNMATCHED, SECONDS, history.FILE):
                 shutil.rmtree(leftover) if leftover.is_dir() and not leftover.is_symlink() else leftover.unlink()
+
+
+def _keep_seconds(unfinished: Path, seconds: float) -> None:
+    """For the next try, which goes on from what is there; a full disk loses them, as a kill does."""
+    if unfinished.is_dir():
+        with contextlib.suppress(OSError, OutputError):
+            write_whole(unfinished / SECONDS, json.dumps(seconds))
 
 
 def _raise_if_full(error: BaseException, scratch: Path) -> None:

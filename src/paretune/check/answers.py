@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from paretune.ask.artifact import Artifact
-from paretune.ask.data import as_array
 from paretune.ask.outputs import classes, first_tensor
 from paretune.ask.score import PerExample
 from paretune.ask.set_score import SetScore
 from paretune.ask.target import Arrays
+from paretune.ask.values import as_array
 from paretune.check.jackknife import Whole, leave_out, whole_drop
 from paretune.check.statistics import Estimate, drop
 from paretune.errors import DataError, MeasureError, ParetuneError

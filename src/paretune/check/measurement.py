@@ -33,7 +33,7 @@ class Subject:
         """All that determines what is measured, as plain JSON."""
         return {
             "artifact": self.artifact.digest, "target": self.target.name, "options": dict(values_of(self.target)),
-            "live": self.artifact.origin is not None, "code": code_of(self.target),
+            "live": self.artifact.origin is not None, "code": code_of(type(self.target)),
         }  # fmt: skip
 
 

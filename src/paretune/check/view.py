@@ -12,7 +12,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from paretune.ask.data import Split, as_array
+from paretune.ask.data import Split
+from paretune.ask.values import as_array
 from paretune.errors import DataError
 
 Array = np.ndarray[Any, Any]

@@ -25,6 +25,15 @@ def first_drop(candidate: Candidate) -> tuple[str, Mapping[str, Any]] | None:
     return next(known, None)
 
 
+def ranks_on_heldout(result: Mapping[str, Any]) -> bool:
+    """Whether the ranking data is a part of the held-out data, as there was no training data."""
+    work = result["workload"]
+    if "ranking_of" in work:
+        return bool(work["ranking_of"] == "heldout")
+    # before it was written down: one slice was both fitted to and ranked on
+    return work.get("fit_size") is not None and work["fit_size"] == work.get("ranking_size")
+
+
 @dataclass(frozen=True)
 class Judged:
     """One finding beside the limit it answers. ``gap`` is how far past the limit, in its unit; negative: room left."""

@@ -18,7 +18,7 @@ from plotly.offline import get_plotlyjs
 
 from paretune.deliver import charts, comparison, quantity, training
 from paretune.deliver.headline import headline
-from paretune.deliver.outcome import Candidate, Judged, Outcome, run_at
+from paretune.deliver.outcome import Candidate, Judged, Outcome, ranks_on_heldout, run_at
 from paretune.deliver.quantity import Figure
 from paretune.deliver.readiness import checklist
 from paretune.errors import OutputError
@@ -83,6 +83,7 @@ def render(result: Mapping[str, Any]) -> str:
     checks = checklist(outcome)
     return template("report.html.j2").render(
         result=result,
+        of_heldout=ranks_on_heldout(result),
         outcome=outcome,
         headline=headline(outcome),
         cards=_cards(outcome),

@@ -120,7 +120,7 @@ def nearest(trials: Sequence[Trial], targets: Sequence[str]) -> tuple[Trial | No
     tested = [trial for trial in able if trial.confirmed and trial.confirmed.verdict != "meets"]
     faster = [trial for trial in able if trial.verdict and trial.verdict.improves]
     if not faster:
-        close = max(able, key=lambda trial: (_pace(trial.verdict) > 1, _merit(trial.verdict), _pace(trial.verdict)))
+        close = max(able, key=lambda trial: _merits(trial.verdict))
         untried = sum(trial.status == "skipped" for trial in trials)
         more = f"; {untried} more were not measured" if untried else ""
         name, pace = close.candidate.title, _pace(close.verdict)
@@ -130,7 +130,7 @@ def nearest(trials: Sequence[Trial], targets: Sequence[str]) -> tuple[Trial | No
             return close, f"nothing was better than the original: the nearest, {name}, {merit}{more}"
         runs = f"is slower {slow}" if slow and pace > 1 else f"runs at {pace:.2f}×"
         return close, f"nothing was faster than the original: the nearest, {name}, {runs}{more}"
-    close = min(tested or able, key=lambda trial: (_excess(trial.verdict), -_pace(trial.verdict)))
+    close = min(tested or able, key=lambda trial: _lacks(trial.verdict))
     verdict = close.verdict
     assert verdict is not None
     unmet = [finding for finding in verdict.findings if finding.verdict != "meets"]
@@ -156,8 +156,18 @@ def _over(finding: Finding) -> float:
     return (worst - limit) / max(abs(limit), 1e-9)
 
 
-def _excess(verdict: Verdict | None) -> float:
-    return max((_over(finding) for finding in verdict.findings), default=0.0) if verdict else float("inf")
+def _lacks(verdict: Verdict | None) -> tuple[bool, float, float]:
+    """In which order candidates come near what is asked; last those of which it is not known how far past a limit."""
+    if verdict is None:
+        return True, float("inf"), 0.0
+    excess = max((_over(finding) for finding in verdict.findings), default=0.0)
+    return any(finding.disputed for finding in verdict.findings), excess, -verdict.pace.value
+
+
+def _merits(verdict: Verdict | None) -> tuple[bool, float]:
+    """In which order candidates come near a gain: the objective decides only among those that are not slower."""
+    faster = _pace(verdict) > 1
+    return faster, _merit(verdict) if faster else _pace(verdict)
 
 
 def _merit(verdict: Verdict | None) -> float:

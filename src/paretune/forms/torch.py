@@ -147,7 +147,15 @@ def native(array: Any) -> torch.Tensor:
 def call_flat(
     module: torch.nn.Module, names: tuple[str, ...] | None, tensors: tuple[torch.Tensor, ...]
 ) -> tuple[tuple[str, ...], tuple[torch.Tensor, ...], Kind]:
-    """Call with tensors in order (``names``: as keyword arguments); the outputs as :func:`flatten_outputs` gives."""
+    """Call with copies of tensors in order (``names``: as keyword arguments), as a model may write into what it gets;
+    the outputs as :func:`flatten_outputs` gives."""
+    return call_bare(module, names, tuple(tensor.clone() for tensor in tensors))
+
+
+def call_bare(
+    module: torch.nn.Module, names: tuple[str, ...] | None, tensors: tuple[torch.Tensor, ...]
+) -> tuple[tuple[str, ...], tuple[torch.Tensor, ...], Kind]:
+    """As :func:`call_flat`, with the tensors themselves: for what is traced or timed, where a copy would be seen."""
     if is_program(module):
         args, kwargs = pytree.tree_unflatten(list(tensors), cast(Any, module._in_spec))
         return flatten_outputs(module(*args, **kwargs))
@@ -180,7 +188,7 @@ def call(module: torch.nn.Module, artifact: Artifact, inputs: Arrays) -> Arrays:
     bfloat16 and float16 answers come back as float32.
     """
     with torch.inference_mode():
-        tensors = call_flat(module, keywords(artifact), tuple(native(array) for array in inputs))[1]
+        tensors = call_bare(module, keywords(artifact), tuple(native(array) for array in inputs))[1]
         return tuple(to_array(tensor) for tensor in tensors)
 
 
@@ -272,19 +280,27 @@ def fingerprint(module: torch.nn.Module) -> dict[str, Any]:
     values that its methods use from their own file. Of every submodule: plain attributes and buffers that
     ``state_dict`` leaves out.
     """
-    classes: dict[str, str] = {}
+    classes: dict[str, dict[str, None]] = {}  # digests in order
+    known: set[type] = set()
     state = hashlib.sha256()
     for name, part in module.named_modules():
         kind = type(part)
-        label = f"{kind.__module__.rpartition('.')[2]}.{kind.__qualname__}"
+        label = _short(kind)
         for one in kind.__mro__:  # what it inherits decides as much
-            if one.__module__.partition(".")[0] not in _GIVEN:
-                classes.setdefault(f"{one.__module__.rpartition('.')[2]}.{one.__qualname__}", _code_digest(one))
+            if one not in known and one.__module__.partition(".")[0] not in _GIVEN:
+                known.add(one)
+                classes.setdefault(_short(one), {})[_code_digest(one)] = None
         state.update(f"{name}:{label}:{_plain(part)}".encode())
         for key in sorted(part._non_persistent_buffers_set):
             buffer = part._buffers.get(key)
             state.update(key.encode() + (b"" if buffer is None else to_array(buffer).tobytes()))
-    return {"classes": dict(sorted(classes.items())), "state": state.hexdigest()}
+    # files in two folders may define a class of one name, and one inherit from the other
+    digests = {label: "+".join(found) for label, found in sorted(classes.items())}
+    return {"classes": digests, "state": state.hexdigest()}
+
+
+def _short(kind: type) -> str:
+    return f"{kind.__module__.rpartition('.')[2]}.{kind.__qualname__}"
 
 
 def _plain(module: torch.nn.Module) -> str:

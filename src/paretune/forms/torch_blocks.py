@@ -87,7 +87,10 @@ def named(module: torch.nn.Module, paths: Sequence[str], run: Run, where: str) -
     made = []
     for path in paths:
         outer = next((other for other in paths if path.startswith(f"{other}.")), None)
-        asked(module, path, "model", where)
+        part = asked(module, path, "model", where)
+        first = next(name for name, other in module.named_modules() if other is part)
+        if first != path:
+            raise BuildError(f"{path} is the same module as {first}", where=where, do=f"name it {first}")
         if outer is not None or list(paths).count(path) > 1:
             raise BuildError(f"{path} goes with {outer or path} already", where=where, do="name it once")
         if path not in lengths:

@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
@@ -37,7 +36,7 @@ def macs(module: torch.nn.Module, names: tuple[str, ...] | None, arrays: Arrays)
     """Multiply-accumulates of one batch, those of matrix products and convolutions; None where nothing was counted."""
     try:
         with _countable(), FlopCounterMode(display=False) as counter:
-            form.call_flat(module, names, tuple(form.native(np.copy(array)) for array in arrays))
+            form.call_flat(module, names, tuple(map(form.native, arrays)))
         return int(counter.get_total_flops()) // 2 or None
     except Exception:  # a model that refuses the counter's tracing is still a model
         return None
@@ -51,7 +50,7 @@ def products(module: torch.nn.Module, names: tuple[str, ...] | None, arrays: Arr
     """
     try:
         with _countable(), _Products(module) as seen:
-            form.call_flat(module, names, tuple(form.native(np.copy(array)) for array in arrays))
+            form.call_flat(module, names, tuple(map(form.native, arrays)))
         return tuple(seen.found)
     except Exception:  # as above
         return ()

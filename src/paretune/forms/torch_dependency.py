@@ -137,8 +137,7 @@ class Proof:
             hooks.append(part.register_forward_hook(lambda *_: _left(entered)))
         try:
             with torch.no_grad(), form.plain_attention():
-                inputs = tuple(tensor.clone() for tensor in self._inputs)  # the module may write into them
-                return form.call_flat(module, self._names, inputs)[1], "", ""
+                return form.call_flat(module, self._names, self._inputs)[1], "", ""
         except Exception as error:  # whatever the user's forward raises when it is narrower
             reason = (str(error).strip().splitlines() or [""])[0][:160]
             return None, entered[-1] if entered else "", reason or type(error).__name__

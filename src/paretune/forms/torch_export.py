@@ -23,7 +23,7 @@ class Flat(torch.nn.Module):
         self.training = False
 
     def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return form.call_flat(self.model, self.names, inputs)[1]
+        return form.call_bare(self.model, self.names, inputs)[1]
 
 
 class Named(torch.nn.Module):

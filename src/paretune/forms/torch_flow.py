@@ -81,6 +81,7 @@ def trace(module: nn.Module, names: tuple[str, ...] | None, tensors: tuple[torch
     held: list[Any] = []  # an identity says something only while the tensor lives
     stack: list[tuple[str, Key | None, int]] = [("", None, 0)]
     paths = {part: path for path, part in module.named_modules()}
+    copies = tuple(tensor.clone() for tensor in tensors)  # the module may write into them
     handles = []
 
     def enter(part: nn.Module, args: Any) -> None:
@@ -113,7 +114,7 @@ def trace(module: nn.Module, names: tuple[str, ...] | None, tensors: tuple[torch
             handles.append(part.register_forward_pre_hook(enter))
             handles.append(part.register_forward_hook(leave))
         with torch.no_grad(), form.plain_attention(), Watch():
-            answers = form.call_flat(module, names, tensors)[1]
+            answers = form.call_bare(module, names, copies)[1]
             flow.answers = frozenset(key_of(answer) for answer in answers)
     finally:
         for handle in handles:

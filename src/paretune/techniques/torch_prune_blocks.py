@@ -56,7 +56,7 @@ class TorchPruneBlocks(Healing):
         choices=("greedy", "single"),
     )  # fmt: skip
     most: float = knob(
-        1.0, "largest share of the members of one container (a stage of the net, say) that may go", low=0.0, high=1.0
+        1.0, "largest share of a container's members (a stage of the net) that is chosen to go", low=0.0, high=1.0
     )  # fmt: skip
     sample: int = knob(256, "training examples on which blocks are ranked", low=8, high=65_536)
     iterations: int = knob(1, "cycles of cutting and healing, each with an equal share of the cut", low=1, high=100)

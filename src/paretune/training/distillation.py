@@ -112,7 +112,7 @@ class Teacher:
 
     def _answer(self, lesson: Lesson) -> torch.Tensor:
         self._model.to(self._device)
-        inputs = tuple(tensor.to(self._device, copy=True) for tensor in lesson.inputs)  # it may write into them
+        inputs = tuple(tensor.to(self._device) for tensor in lesson.inputs)
         parts = [inputs] if self._fixed is None else _filled(inputs, self._fixed)
         with torch.no_grad():
             told = [form.call_flat(self._model, self._names, part) for part in parts]

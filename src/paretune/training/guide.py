@@ -134,7 +134,7 @@ class Guidance:
         self.ours = Taps(self.module, [pair.student for pair in pairs], "student", self.where)
         theirs = self.guide.listen([pair.teacher for pair in pairs], self.where)
         with torch.no_grad(), self.ours.listening():
-            form.call_flat(self.module, self._names, tuple(tensor.clone() for tensor in self._lesson.inputs))
+            form.call_flat(self.module, self._names, self._lesson.inputs)
         self.guide(self._lesson)
         return self.ours, theirs
 

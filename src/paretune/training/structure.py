@@ -57,7 +57,7 @@ def watch(module: torch.nn.Module, names: tuple[str, ...] | None, inputs: tuple[
     hooks += [part.register_forward_hook(partial(end, path)) for path, part in parts]
     try:
         with torch.no_grad(), form.plain_attention(), Listening(hear):
-            form.call_flat(module, names, tuple(tensor.clone() for tensor in inputs))  # it may write into them
+            form.call_flat(module, names, inputs)
     except ParetuneError:
         raise
     except Exception as error:  # whatever the user's forward raises

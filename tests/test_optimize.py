@@ -210,33 +210,50 @@ def test_a_call_that_is_stopped_early_does_not_undo_an_earlier_one(tmp_path: Pat
     assert (tmp_path / "run" / "bundle" / "bundle.json").is_file()
     other = paretune.optimize(two_inputs(), "drop<=4pp", **asked, resume=True, time=0.01)
     assert other.best is None, "another budget is another question"
-    assert _stands(tmp_path / "run", other) is None, "it answered nothing"
     asked |= {"recipes": [candidates("torch_to_onnx")], "targets": ["onnxruntime"]}
     third = paretune.optimize(two_inputs(), "drop<=5pp", **asked, resume=True)
     assert third.best is not None
-    assert _stands(tmp_path / "run", third) is not None
-    assert _stands(tmp_path / "run", third, batches=(1, 2)) is None, "other batch sizes are another question"
-    assert _stands(tmp_path / "run", third, targets=["openvino"]) is None
-    assert _stands(tmp_path / "run", third, stopped="finished") is None
-    tested = [SimpleNamespace(confirmed=None), SimpleNamespace(confirmed="breaks")]
-    assert _stands(tmp_path / "run", third, trials=tested) is None, "what this call tested is the news"
-    assert _stands(tmp_path / "run", third, digest="other") is None, "another model is another question"
     assert sum("2 calls of this run tested different candidates" in one for one in third.result["warnings"]) == 1
     assert not any("calls of this run" in warning for warning in first.result["warnings"])
 
 
-def _stands(root: Path, run: paretune.Run, digest: str | None = None, **changed: Any) -> paretune.Run | None:
-    """What is handed back by a call with the question of ``run``, stopped before it tested anything."""
-    known: dict[str, Any] = {
-        "root": root, "trials": [], "stopped": "time", "stopped_at": None, "targets": ["onnxruntime"],
-        "batches": run.result["batches"],
-        "budget": Budget.parse("drop<=5pp"),
-    }  # fmt: skip
-    conclude = import_module("paretune.conclude")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(conclude, "_workload_digest", lambda loop: digest or run.result["workload"]["digest"])
-        found: paretune.Run | None = conclude._standing(SimpleNamespace(**(known | changed)))
-    return found
+def test_an_earlier_answer_stands_for_the_same_question_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, seen = tmp_path / "run", []
+    ended = import_module("paretune.conclude").conclude
+    monkeypatch.setattr(import_module("paretune.optimize"), "conclude", lambda loop: seen.append(loop) or ended(loop))
+    asked: dict[str, Any] = {"recipes": [candidates("torch_to_onnx")], "targets": ["onnxruntime"], "out": root}
+    run = paretune.optimize(two_inputs(), "drop<=5pp, size<=10MB", **asked, heldout_limit=200)
+    assert run.best is not None
+    best, (loop,) = run.result["best"], seen
+
+    def stands(**changed: Any) -> bool:
+        """Whether it does after a call that is stopped before it says anything, and differs from the first in this."""
+        facts = {**vars(loop), "trials": [], "stopped": "time"}
+        return import_module("paretune.conclude")._standing(SimpleNamespace(**(facts | changed))) is not None
+
+    assert stands()
+    assert stands(budget=Budget.parse("size <= 10MB, drop<=5pp")), "the same in other words"
+    assert not stands(budget=Budget.parse("drop<=4pp, size<=10MB"))
+    assert not stands(budget=Budget.parse("drop<=5pp, size<=10MB", "size"))
+    assert not stands(batches=(1, 2))
+    assert not stands(targets=["openvino"])
+    assert not stands(stopped="finished")
+    assert not stands(machine={**loop.machine, "digest": "another"})
+    assert not stands(allowed=("torch_to_onnx",)), "techniques that may not be used any more"
+    assert not stands(original=SimpleNamespace(digest="another"))
+    assert not stands(workload=dataclasses.replace(loop.workload, score={"other": lambda outputs, labels: labels}))
+    kept = dataclasses.replace(loop.builder.fit, keep=("head",))
+    assert not stands(builder=SimpleNamespace(fit=kept))
+    refused, tested, failed = (
+        lambda name, data=data: SimpleNamespace(id=name, confirmed=data and SimpleNamespace(data=data))
+        for data in ("ranking", "heldout", None)
+    )
+    assert stands(trials=[refused("another")]), "another one was too slow"
+    assert not stands(trials=[refused(best)])
+    assert not stands(trials=[tested("another")]), "what was tested is the news"
+    assert stands(trials=[failed(best)]), "not confirmed: the time was over"
+    ended_here = failed(best)
+    assert not stands(trials=[ended_here], stopped_at=ended_here), "it failed on held-out data"
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("10m", 600), ("1.5h", 5400), ("2min", 120), (5, 5)])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from paretune.ask.code import fingerprint_of
 from paretune.ask.score import named
 from paretune.ask.workload import members
 from paretune.build.store import key_of
@@ -68,6 +68,7 @@ def conclude(loop: Loop) -> Run:
         "seconds": loop.journal.seconds(loop.bench.seconds),
         "time_limit_s": loop.journal.limit_s,
         "stopped": loop.stopped,
+        "question": _question(loop),
         "warnings": loop.journal.warnings,
         "timeline": loop.journal.timeline,
         "bundle": {"path": BUNDLE, "files": dict(packed.manifest["files"])} if packed else None,
@@ -82,24 +83,37 @@ def conclude(loop: Loop) -> Run:
 
 
 def _standing(loop: Loop) -> Run | None:
-    """What an earlier call answered to the same question, where this one was stopped too early to say anything."""
-    tested = any(trial.confirmed is not None for trial in loop.trials)
-    if loop.stopped == "finished" or tested or loop.stopped_at is not None:
+    """What an earlier call answered to the same question, where this one was stopped too early to say anything: it
+    tested nothing on held-out data, and measured what was the best then neither as too slow nor as failing."""
+    if loop.stopped == "finished":
         return None
     try:
         earlier = Run.open(loop.root)
     except (CallError, ArtifactError):
         return None
-    objective, known = loop.budget.objective, earlier.result
-    question = {
-        "budget": json.loads(json.dumps(loop.budget.describe())),
-        "objective": {"name": objective.name, "batch": objective.batch, "text": objective.text},
-        "batches": list(loop.batches),
-    }
-    same = all(known[key] == asked for key, asked in question.items())
-    same = same and known["workload"]["digest"] == _workload_digest(loop)
+    known = earlier.result
     best = next((entry for entry in known["candidates"] if entry["id"] == known["best"]), None)
-    return earlier if same and best is not None and best["target"] in loop.targets else None
+    if best is None or best["target"] not in loop.targets or known.get("question") != _question(loop):
+        return None
+    tested = any(trial.confirmed.data == "heldout" for trial in loop.trials if trial.confirmed is not None)
+    judged = {trial.id for trial in loop.trials if trial.confirmed is not None or trial is loop.stopped_at}
+    return None if tested or best["id"] in judged else earlier
+
+
+def _question(loop: Loop) -> str:
+    """A digest of what was asked, of which model, on which data and which machine, however it was written."""
+    budget = loop.budget
+    limits = sorted(
+        (limit.name, limit.op, limit.value, limit.unit, limit.batch or 0, limit.score or "") for limit in budget.limits
+    )
+    parts = {
+        "limits": limits, "confidence": budget.confidence, "rates": budget.rates.describe(),
+        "objective": [budget.objective.name, budget.objective.batch], "batches": list(loop.batches),
+        "workload": _workload_digest(loop), "machine": loop.machine["digest"], "allowed": list(loop.allowed),
+        "scores": {name: fingerprint_of(score) for name, score in named(loop.workload.score).items()},
+        "keep": list(loop.builder.fit.keep),
+    }  # fmt: skip
+    return key_of("question", parts)
 
 
 def _workload_digest(loop: Loop) -> str:

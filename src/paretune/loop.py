@@ -52,6 +52,7 @@ class Loop:
     machine: dict[str, Any]
     seed: int
     journal: Journal
+    allowed: tuple[str, ...] = ()  # the techniques that may be tried, by name
     trials: list[Trial] = field(default_factory=list)
     stopped: str = "finished"
     stopped_at: Trial | None = None

@@ -128,7 +128,8 @@ def optimize(
         "versions": machine["libraries"],
     }  # fmt: skip
     write_whole(root / CALL, json.dumps(resolved, indent=1))
-    loop = Loop(workload, limits, sizes, asked, root, stored, machine, seed, Journal(watch, limit_s))
+    journal = Journal(watch, limit_s)
+    loop = Loop(workload, limits, sizes, asked, root, stored, machine, seed, journal, tuple(sorted(techniques)))
     for text in _idle(workload, only, techniques, fixed):
         loop.journal.warn(text)
     if resume and fresh:

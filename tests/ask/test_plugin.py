@@ -61,11 +61,14 @@ def test_a_plugins_sources_are_those_that_run(third_party, tmp_path):
         importlib.invalidate_caches()
         return digest()
 
-    alone = digest()
+    running = plugin.load("techniques", "guest_good")
     source = (tmp_path / "guest.py").read_text()
     (tmp_path / "guest.py").write_text(source + "# edited while it runs\n")
-    assert digest() == alone
-    assert loaded_anew() != alone
+    alone = plugin.code_of(running)
+    assert alone == digest()
+    importlib.reload(sys.modules["guest"])
+    assert alone != digest(), "as a notebook reloads it"
+    assert None is not loaded_anew() != alone
     (tmp_path / "guest.py").unlink()
     package = tmp_path / "guest"
     package.mkdir()
@@ -73,7 +76,12 @@ def test_a_plugins_sources_are_those_that_run(third_party, tmp_path):
     (package / "core.py").write_text("SHIFT = 1\n")
     first = loaded_anew()
     (package / "core.py").write_text("SHIFT = 22\n")
-    assert None is not first != loaded_anew()
+    second = loaded_anew()
+    assert None is not first != second
+    (package / ".#core.py").symlink_to("an-editors-lock")
+    third = loaded_anew()
+    (package / "core.py").write_text("SHIFT = 333\n")
+    assert len({first, second, third, loaded_anew()}) == 4, "a file that cannot be read hides no other"
     assert plugin.code_of(plugin.load("techniques", "onnx_fold")) is None
 
 

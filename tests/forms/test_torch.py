@@ -113,6 +113,18 @@ def test_a_base_class_of_the_same_short_name_is_part_of_it_too() -> None:
     assert one == form.fingerprint(made("x + 1"))
 
 
+def test_which_of_two_classes_of_one_name_stands_where_is_part_of_it() -> None:
+    kinds = []
+    for place, body in (("v1", "x + 1"), ("v2", "x * 2")):
+        space: dict[str, Any] = {"torch": torch, "__name__": f"{place}.users"}
+        exec(f"class Block(torch.nn.Module):\n    def forward(self, x):\n        return {body}", space)
+        kinds.append(space["Block"])
+    nets = [torch.nn.Sequential(*(kinds[place]() for place in order)) for order in ((0, 1, 0), (0, 1, 1), (0, 1, 0))]
+    one, other, again = map(form.fingerprint, nets)
+    assert one["classes"] == other["classes"]
+    assert again == one != other
+
+
 def test_what_a_model_is_called_with_stays_as_it_was() -> None:
     class Overwriting(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

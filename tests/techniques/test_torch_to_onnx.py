@@ -102,6 +102,19 @@ class Words(nn.Module):
         return self.head((states * seen).sum(1) / seen.sum(1).clamp(min=1))
 
 
+class Overwriting(nn.Module):
+    """It writes into what it is called with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x -= 1.0
+        out: torch.Tensor = self.linear(x)
+        return out
+
+
 class Branching(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -135,6 +148,7 @@ CASES: dict[str, tuple[type[nn.Module], list[Any], Any]] = {
     "tokens": (Tokens, sentences(), pad),
     "words": (Words, sentences(), pad),
     "recurrent": (Recurrent, [floats(7, 5) for _ in range(6)], None),
+    "overwriting": (Overwriting, [floats(4) for _ in range(6)], None),
 }
 
 

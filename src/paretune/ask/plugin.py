@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Iterable
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from types import ModuleType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from paretune.errors import PluginError
 
@@ -48,35 +50,46 @@ def load(group: str, name: str) -> type[Any]:
             f"does not import: {type(error).__name__}: {error}", where=f"{group[:-1]} {name}{dist}",
             do="update or uninstall the package it comes from",
         ) from error  # fmt: skip
-    code_of(kind)  # now: a file that is edited later is not what runs
+    if kind not in _codes:  # now: a file that is edited later is not what runs
+        _codes[kind] = _code(kind, entry.dist.version if entry.dist is not None else "")
     return kind
 
 
 def code_of(kind: type[Any]) -> str | None:
-    """sha256 of the sources of the package (or the file) that holds a third party's plug-in, as they were when it was
-    first asked for; None for the project's own, which its version tells, and where there is no source."""
+    """sha256 of the Python files of the package (or of the file) that holds a third party's plug-in, as they were when
+    its class was loaded, and of the package's version; None for the project's own, which its version tells."""
+    return _codes[kind] if kind in _codes else _code(kind, "")
+
+
+_codes: WeakKeyDictionary[type[Any], str | None] = WeakKeyDictionary()
+"""Of the classes that were loaded."""
+
+
+def _code(kind: type[Any], version: str) -> str | None:
     top = kind.__module__.partition(".")[0]
-    module = sys.modules.get(top)
-    return None if top == "paretune" or module is None else _sources(module)
-
-
-@cache
-def _sources(module: ModuleType) -> str | None:
-    found = {
-        file.relative_to(root).as_posix(): file
-        for root in map(Path, getattr(module, "__path__", ()))
-        for file in root.rglob("*.py")
-    }
-    alone = getattr(module, "__file__", None)
-    if not found and alone is not None:
-        found = {"": Path(alone)}
-    total = hashlib.sha256()
-    try:
-        for name, file in sorted(found.items()):
-            total.update(f"{name}:{hashlib.sha256(file.read_bytes()).hexdigest()};".encode())
-    except OSError:
+    if top == "paretune":
         return None
-    return total.hexdigest() if found else None
+    parts = kind.__module__.split(".")
+    names = [".".join(parts[: many + 1]) for many in range(len(parts))]
+    # the first that is a file: packages that only share a name hold other people's code too
+    module = next((one for name in names if getattr(one := sys.modules.get(name), "__file__", None)), None)
+    total = hashlib.sha256(f"{version};".encode())
+    for root in map(Path, getattr(module, "__path__", ())):
+        for file in sorted(root.rglob("*.py")):
+            total.update(f"{file.relative_to(root).as_posix()}:{_read(file)};".encode())
+    if module is not None and not hasattr(module, "__path__"):
+        total.update(_read(Path(str(module.__file__))).encode())
+    with contextlib.suppress(OSError, TypeError):  # also what is in a zip file
+        total.update(inspect.getsource(kind).encode())
+    return total.hexdigest()
+
+
+def _read(file: Path) -> str:
+    """The digest of a file, or why there is none (an editor's lock, a directory): the others still count."""
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError as error:
+        return type(error).__name__
 
 
 def missing(kind: type[Any]) -> list[str]:

@@ -182,13 +182,15 @@ def keywords(artifact: Artifact) -> tuple[str, ...] | None:
     return tuple(spec.name for spec in artifact.inputs) if artifact.keyword_inputs else None
 
 
-def call(module: torch.nn.Module, artifact: Artifact, inputs: Arrays) -> Arrays:
+def call(module: torch.nn.Module, artifact: Artifact, inputs: Arrays, *, bare: bool = False) -> Arrays:
     """Run one batch without gradients: arrays in the order of ``artifact.inputs`` → ``artifact.outputs``.
 
-    bfloat16 and float16 answers come back as float32.
+    bfloat16 and float16 answers come back as float32. The model gets copies, as it may write into them; ``bare``: the
+    arrays themselves where they can be tensors, for what is timed.
     """
+    run = call_bare if bare else call_flat
     with torch.inference_mode():
-        tensors = call_bare(module, keywords(artifact), tuple(native(array) for array in inputs))[1]
+        tensors = run(module, keywords(artifact), tuple(native(array) for array in inputs))[1]
         return tuple(to_array(tensor) for tensor in tensors)
 
 
@@ -282,15 +284,17 @@ def fingerprint(module: torch.nn.Module) -> dict[str, Any]:
     """
     classes: dict[str, dict[str, None]] = {}  # digests in order
     known: set[type] = set()
-    state = hashlib.sha256()
-    for name, part in module.named_modules():
-        kind = type(part)
-        label = _short(kind)
+    for kind in map(type, module.modules()):
         for one in kind.__mro__:  # what it inherits decides as much
             if one not in known and one.__module__.partition(".")[0] not in _GIVEN:
                 known.add(one)
                 classes.setdefault(_short(one), {})[_code_digest(one)] = None
-        state.update(f"{name}:{label}:{_plain(part)}".encode())
+    state = hashlib.sha256()
+    for name, part in module.named_modules():
+        label = _short(type(part))
+        # where two classes have one name, which of them stands here
+        which = f"={_code_digest(type(part))}" if len(classes.get(label, ())) > 1 else ""
+        state.update(f"{name}:{label}{which}:{_plain(part)}".encode())
         for key in sorted(part._non_persistent_buffers_set):
             buffer = part._buffers.get(key)
             state.update(key.encode() + (b"" if buffer is None else to_array(buffer).tobytes()))

@@ -71,7 +71,7 @@ class _Runner:
         from paretune.forms import torch as form
 
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.bf16):
-            return form.call(self.module, self.artifact, inputs)
+            return form.call(self.module, self.artifact, inputs, bare=True)
 
 
 def _has_bf16() -> bool:

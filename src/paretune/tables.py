@@ -235,10 +235,12 @@ def _power(found: Mapping[str, Any]) -> Table:
 
 
 def _number(value: Mapping[str, Any] | None, form: str, unit: str = "") -> str:
-    """``value (low … high)``; a dash for what is not known."""
+    """``value (low … high)``; a dash for what is not known, one for both where no bound is (of so few sessions)."""
     if value is None:
         return "–"
     told = {end: "–" if value[end] is None else format(value[end], form) for end in ("value", "low", "high")}
+    if value["high"] is None and not value["low"]:
+        return f"{told['value']}{unit} (–)"
     return f"{told['value']}{unit} ({told['low']} … {told['high']})"
 
 

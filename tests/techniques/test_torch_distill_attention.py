@@ -171,6 +171,8 @@ def test_a_compiled_student_cannot_be_listened_to(tmp_path, technique):
     fit = fitted(tmp_path, nets.made(nets.Stages), nets.made(nets.Stages))
     with pytest.raises(BuildError, match=f"{technique.name}.compile: .* cannot be listened to — leave it off"):
         taught(dataclasses.replace(technique, compile=True), fit)
+    with pytest.raises(BuildError, match=f"{technique.name}.consensus: .* answers each view as it comes"):
+        taught(dataclasses.replace(technique, augment="flip", views=2, consensus=0.5), fit)
 
 
 def test_a_teacher_whose_answers_do_not_fit_is_told(tmp_path):

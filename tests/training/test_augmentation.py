@@ -14,10 +14,11 @@ from torch import nn
 from paretune.errors import BuildError, StoppedError
 from paretune.forms import torch as form
 from paretune.testing import samples
+from paretune.training import distillation
 from paretune.training.augmentation import Augmentation
 from paretune.training.distillation import Teacher, distilling
 from paretune.training.healing import heal
-from paretune.training.lesson import Lesson, demand_lessons
+from paretune.training.lesson import Lesson, Lessons, demand_lessons
 from paretune.training.loss import supervised
 from paretune.training.plan import Healing, Plan
 from paretune.training.trainer import Keeping, train
@@ -189,3 +190,52 @@ def test_each_view_is_answered_once_and_taught_as_if_it_were_asked_anew(tmp_path
     with pytest.raises(StoppedError):
         healed(remember=True, checkpoints=tmp_path / "kept", progress=stop)
     assert same(healed(remember=True, checkpoints=tmp_path / "kept"), known)
+
+
+def asked_of(answers: dict[int, torch.Tensor], artifact, data, consensus: float, views: int) -> torch.Tensor:
+    """What a teacher says to the first four examples in view 1; what it says to each view is put into ``answers``."""
+    augmentation = Augmentation("shift_flip", 3, len(data), views=views)
+    lessons = Lessons(data, artifact, torch.device("cpu"))
+    wise = Teacher(artifact, data, torch.device("cpu"), augmentation=augmentation, consensus=consensus)
+    alone = Teacher(artifact, data, torch.device("cpu"), augmentation=augmentation)
+    lesson = lessons.at(np.arange(4))
+    answers |= {view: alone(augmentation.of(lesson, view)) for view in range(1, views + 1)}
+    return wise(augmentation.of(lesson, 1))
+
+
+@pytest.mark.parametrize("consensus", [0.25, 1.0])
+def test_a_consensus_draws_every_answer_to_the_mean_of_all_views(tmp_path, consensus):
+    artifact = samples.artifact("torch")
+    data = demand_lessons(samples.fit(artifact, tmp_path).train, "here")
+    answers: dict[int, torch.Tensor] = {}
+    told = asked_of(answers, artifact, data, consensus, views=3)
+    mean = (answers[1] + answers[2] + answers[3]) / 3
+    assert not torch.allclose(answers[1], answers[2], atol=1e-3), "views differ"
+    torch.testing.assert_close(told, answers[1] + consensus * (mean - answers[1]))
+
+
+def test_a_consensus_is_taught(tmp_path):
+    artifact = samples.artifact("torch")
+    fit = samples.fit(artifact, tmp_path)
+    modules = []
+    for consensus in (0.0, 1.0):
+        modules.append(form.restore(artifact))
+        plan = Healing(epochs=2, batch=16, augment="shift_flip", views=2, consensus=consensus)
+        heal(modules[-1], artifact, fit, plan, name="here")
+    assert not same(*modules)
+
+
+@pytest.mark.parametrize("options", [{}, {"augment": "shift_flip"}, {"augment": "shift_flip", "views": 1}])
+def test_a_consensus_needs_views_that_come_again(tmp_path, options):
+    artifact = samples.artifact("torch")
+    plan = Healing(epochs=1, consensus=0.5, **options)
+    with pytest.raises(BuildError, match="consensus: there is a consensus only where views of the data come again"):
+        heal(form.restore(artifact), artifact, samples.fit(artifact, tmp_path), plan, name="here")
+
+
+def test_answers_that_do_not_fit_into_memory_have_no_consensus(tmp_path, monkeypatch):
+    monkeypatch.setattr(distillation, "REMEMBERED_BYTES", 8)
+    artifact = samples.artifact("torch")
+    plan = Healing(epochs=1, consensus=0.5, augment="flip", views=2)
+    with pytest.raises(BuildError, match="answers to 2 views do not fit into memory, and a consensus needs them all"):
+        heal(form.restore(artifact), artifact, samples.fit(artifact, tmp_path), plan, name="here")

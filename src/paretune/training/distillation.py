@@ -57,11 +57,15 @@ class Teacher:
     augmentation
         What lessons go through: without one every example is answered beforehand, as it is given; with one each of its
         views when its first lesson comes, if views come again.
+    consensus
+        Weight of the mean of its answers to all views of an example in what it answers to one of them (Radosavovic et
+        al. 2018, "Data Distillation: Towards Omni-Supervised Learning", section 3.2: it is right more often).
 
     Raises
     ------
     BuildError
-        If it is of another form, or its answers hold what is not finite.
+        If it is of another form, its answers hold what is not finite, or ``consensus`` is asked for where views do not
+        come again, their answers do not fit into memory, or a view moves what an answer is about.
     """
 
     def __init__(
@@ -72,6 +76,7 @@ class Teacher:
         progress: Progress = lambda fraction, text: None,
         remember: bool = True,
         augmentation: Augmentation | None = None,
+        consensus: float = 0.0,
     ) -> None:
         if artifact.form != "torch":
             raise BuildError(
@@ -89,6 +94,9 @@ class Teacher:
         views = augmentation.views if augmentation else 1
         self._remembers = remember and views > 0 and _is_small(artifact, views * len(split))
         self._known: dict[int, torch.Tensor] = {}
+        self._consensus = consensus
+        if consensus:
+            self._demand_consensus(views)
         if not augmentation and self._remembers:
             self._known[0] = self._all(0)
 
@@ -104,11 +112,38 @@ class Teacher:
     def __call__(self, lesson: Lesson) -> torch.Tensor:
         """Its answers to a lesson, as losses look at them: the only tensor, ``logits``, or the first."""
         if self._remembers and self._augmentation and lesson.view and lesson.view not in self._known:
-            self._known[lesson.view] = self._all(lesson.view)
+            self._learn(lesson.view)
         if lesson.view in self._known:
             known = self._known[lesson.view]
             return known[lesson.places.to(known.device)]
         return self._answer(lesson).to(lesson.inputs[0].device)
+
+    def _demand_consensus(self, views: int) -> None:
+        if not self._augmentation or views < 2:
+            raise BuildError(
+                "there is a consensus only where views of the data come again", where="consensus",
+                do="set augment, and views to 2 or more",
+            )  # fmt: skip
+        if not self._remembers:
+            raise BuildError(
+                f"the original's answers to {views} views do not fit into memory, and a consensus needs them all",
+                where="consensus", do="set fewer views, or consensus=0",
+            )  # fmt: skip
+
+    def _learn(self, view: int) -> None:
+        """Answer all examples in a view, or for a consensus in every view."""
+        if not self._consensus or self._augmentation is None:
+            self._known[view] = self._all(view)
+            return
+        answers = {one: self._all(one) for one in range(1, self._augmentation.views + 1)}
+        shape = answers[1].shape
+        if len(shape) > 2:
+            raise BuildError(
+                f"the original answers in shape {list(shape[1:])}, which moves as an image does, and has no mean",
+                where="consensus", do="use consensus=0",
+            )  # fmt: skip
+        mean = torch.stack(tuple(answers.values())).mean(dim=0)
+        self._known = {one: torch.lerp(answer, mean, self._consensus) for one, answer in answers.items()}
 
     def _answer(self, lesson: Lesson) -> torch.Tensor:
         self._model.to(self._device)

@@ -193,8 +193,14 @@ def guided(
     Raises
     ------
     BuildError
-        If the plan compiles the student, nothing can be compared, no student can be made, or healing fails.
+        If the plan compiles the student or asks for a consensus, nothing can be compared, no student can be made, or
+        healing fails.
     """
+    if plan.consensus:
+        raise BuildError(
+            "a teacher that is listened to answers each view as it comes", where=f"{name}.consensus",
+            do="use consensus=0",
+        )  # fmt: skip
     if plan.compile:
         raise BuildError(
             "a compiled module's insides cannot be listened to", where=f"{name}.compile", do="leave it off"

@@ -55,6 +55,10 @@ class Healing(Plan):
 
     alpha: float = knob(0.8, "weight of the original's answers; the labels have the rest", low=0.0, high=1.0)
     temperature: float = knob(4.0, "by which logits are divided before they are compared", low=0.1, high=100.0)
+    consensus: float = knob(
+        0.0, "weight of what the original answers to all views of an example, their mean, in what it teaches for one",
+        low=0.0, high=1.0,
+    )  # fmt: skip
     answers: str = knob(
         "auto", "what the model answers; auto: classes where labels are whole numbers, values where they are floats",
         choices=("auto", "classes", "values"),

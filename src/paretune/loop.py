@@ -22,6 +22,7 @@ from paretune.ask.score import UNBOUNDED, named
 from paretune.ask.target import Target
 from paretune.ask.workload import Partition, Workload, members, partition
 from paretune.build.candidate import Builder, Candidate
+from paretune.build.history import Entry
 from paretune.build.propose import Proposal, Queue, conversion, light
 from paretune.build.recipe import Recipe
 from paretune.build.store import Store, key_of
@@ -30,9 +31,10 @@ from paretune.check.bench import Bench
 from paretune.check.measurement import Measurement, Subject
 from paretune.check.plan import CONFIRM, SCREEN, confirm_s
 from paretune.check.verdict import judge
-from paretune.deliver.trial import Trial
+from paretune.deliver.trial import Trial, percentile_ms
 from paretune.errors import BuildError, DataError, MeasureError, RecipeError, StoppedError, WorkloadError
 from paretune.journal import Journal
+from paretune.reach import asked, reached
 from paretune.subject import answer_rows
 
 READING = "reading the data and the model"
@@ -73,7 +75,8 @@ class Loop:
         Raises
         ------
         RecipeError
-            If a ``fixed`` candidate does not take such a model, or its target does not open what it gives.
+            If a ``fixed`` candidate does not take such a model, its target does not open what it gives, or it asks for
+            a latency that no step of it can be fitted to.
         """
         self.journal.say("stage", READING)
         with self.journal.building():
@@ -84,6 +87,8 @@ class Loop:
             form = candidate.recipe.gives(self.original.form)
             if form not in candidate.target.accepts:
                 raise RecipeError(f"gives {form}, which {candidate.target.name} does not open", where=candidate.title)
+            if candidate.reach:
+                asked(candidate)
         size = self.original.fixed_batch
         if size is not None and any(batch != size for batch in self.batches):
             raise DataError(f"the model's batch is fixed at {size}", where=self.workload.name, do=f"ask --batch {size}")
@@ -208,8 +213,10 @@ class Loop:
             reason = trial.candidate.target.unavailable()
             if reason:
                 raise BuildError(reason, where=trial.candidate.target.name)
+            tried = self._reach(trial) if trial.candidate.reach else ()
             with self.journal.building():
-                trial.artifact, trial.seconds_to_build = self.builder.built(trial.candidate.recipe)
+                made, trial.seconds_to_build = self.builder.built(trial.candidate.recipe)
+            trial.artifact = dataclasses.replace(made, history=(*tried, *made.history))
             twin = self._twin(trial)
             if twin is not None:
                 trial.why = f"gives the same model as {twin.id}, {twin.candidate.title}"
@@ -229,6 +236,27 @@ class Loop:
                 raise  # the user's data or score does not fit; with any other candidate its answers are the trouble
             trial.status, trial.error = "failed", str(error)
         self.journal.tell(trial)
+
+    def _reach(self, trial: Trial) -> tuple[Entry, ...]:
+        """Choose the share that its latency leaves; what was tried, for the report."""
+        limit, _ = asked(trial.candidate)
+        batches = self.batches if limit.batch is None else (limit.batch,)
+
+        def timed(candidate: Candidate, artifact: Artifact) -> dict[int, float]:
+            subject = Subject(f"{trial.id}-{artifact.digest[:8]}", artifact, candidate.target)
+            runs = self.bench.latency([subject], self.data.ranking, batches, SCREEN)[subject.id].runs
+            return {batch: percentile_ms(run, limit.name) for batch, run in runs.items()}
+
+        def told(text: str) -> None:
+            self.journal.say("progress", text)
+            if self.stopped == "finished" and self.journal.left_s < self._kept_s:
+                self._stop_for_time()
+            if self.stopped != "finished":
+                raise StoppedError("stopped while a latency was reached for", where="reach")
+
+        trial.candidate, entry = reached(trial.candidate, self.builder, timed, told)
+        self.journal.say("stage", entry["title"] + ": " + trial.candidate.title)
+        return (entry,)
 
     def _twin(self, trial: Trial) -> Trial | None:
         """A candidate already measured that is the same artefact on the same target."""

@@ -33,10 +33,15 @@ from paretune.errors import BuildError, CallError, OutputError, ParetuneError, R
 
 @dataclass(frozen=True)
 class Candidate:
-    """What might be the answer: how the artefact is made, and what opens it."""
+    """What might be the answer: how the artefact is made, and what opens it.
+
+    ``reach`` is a latency, such as ``"p50@1<=2ms"``, for which a step's share of the multiply-accumulates is still to
+    be chosen (see :mod:`paretune.reach`); empty where all knobs stand.
+    """
 
     recipe: Recipe
     target: Target
+    reach: str = ""
 
     @property
     def id(self) -> str:
@@ -46,7 +51,8 @@ class Candidate:
     @property
     def title(self) -> str:
         target = titled(self.target.name, self.target)
-        return f"{self.recipe.title} → {target}" if self.recipe.steps else target
+        title = f"{self.recipe.title} → {target}" if self.recipe.steps else target
+        return f"{title} for {self.reach}" if self.reach else title
 
     @property
     def options(self) -> dict[str, Any]:
@@ -54,7 +60,9 @@ class Candidate:
         return dict(values_of(self.target))
 
     def describe(self) -> dict[str, Any]:
-        return {"recipe": self.recipe.describe(), "target": {"name": self.target.name, "options": self.options}}
+        wanted = {"reach": self.reach} if self.reach else {}
+        target = {"name": self.target.name, "options": self.options}
+        return {"recipe": self.recipe.describe(), "target": target, **wanted}
 
     @classmethod
     def of(cls, described: Mapping[str, Any]) -> Candidate:
@@ -65,7 +73,7 @@ class Candidate:
         RecipeError, PluginError
             If it is not of that shape, or names what does not exist.
         """
-        demand_keys(described, ("recipe", "target"), "candidate")
+        demand_keys(described, ("recipe", "target", "reach"), "candidate")
         target = described.get("target")
         if isinstance(target, str):
             target = {"name": target}
@@ -79,7 +87,10 @@ class Candidate:
         kind = plugin.load("targets", target["name"])
         plugin.require(kind, target["name"])
         made: Target = make(kind, target.get("options", {}), target["name"])
-        return cls(Recipe.of(described["recipe"]), made)
+        reach = described.get("reach", "")
+        if not isinstance(reach, str):
+            raise RecipeError(f"{reach!r} is no latency", where="reach", do='write it like "p50@1<=2ms"')
+        return cls(Recipe.of(described["recipe"]), made, reach.strip())
 
 
 def read_recipes(path: Path) -> list[Candidate]:

@@ -134,6 +134,11 @@ def timing(run: BatchRun, level: float) -> dict[str, Any]:
     }
 
 
+def percentile_ms(run: BatchRun, name: str) -> float:
+    """A percentile by name, over all blocks, without an interval."""
+    return float(np.quantile(np.concatenate([np.asarray(block) for block in run.blocks]), int(name[1:]) / 100))
+
+
 def spending(verdict: Verdict, batch: int) -> dict[str, Any]:
     """Energy and, where there are prices, cost at one batch size, as ``result.json`` says them."""
     joules = verdict.energy[batch].describe()

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from torch import nn
@@ -23,6 +26,7 @@ from paretune.build.candidate import Builder, Candidate, read_recipes
 from paretune.build.recipe import Recipe
 from paretune.build.store import Store
 from paretune.build.technique import Fit
+from paretune.check.plan import HURRIED
 from paretune.errors import BuildError, RecipeError, StoppedError
 from paretune.forms import torch as form
 from paretune.reach import EXAMPLES, LEAST, asked, reached
@@ -230,36 +234,36 @@ def test_recipe_files_ask_for_a_latency(tmp_path: Path) -> None:
         read_recipes(path)
 
 
-def test_a_run_reaches_a_latency_on_a_real_runtime_and_finds_it_again(tmp_path: Path) -> None:
-    items = images(700)
-    workload = paretune.Workload("wide", net(128), train=items[:400], heldout=items[400:])
+def test_a_run_reaches_a_latency_on_a_real_runtime_and_finds_it_again(
+    builder: Builder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(import_module("paretune.confirm"), "fitting", lambda *told: (HURRIED, 2))
+    items = images(600)
+    workload = paretune.Workload("wide", net(), train=items[:400], heldout=items[400:])
     export = make(load("techniques", "torch_to_onnx"), {}, "torch_to_onnx")
-    prune = make(load("techniques", "torch_prune_channels"), {"epochs": 1}, "torch_prune_channels")
-    runtime = load("targets", "onnxruntime")()
-
-    def run(reach: str, resume: bool = False) -> dict[str, Any]:
-        wanted = Candidate(Recipe((prune, export)), runtime, reach)
-        paretune.optimize(
-            workload, recipes=[wanted], targets=["onnxruntime"], time="5m", heldout_limit=100, out=tmp_path / "run",
-            store=tmp_path / "store", resume=resume, observers=(),
-        )  # fmt: skip
-        return json.loads((tmp_path / "run" / "result.json").read_text())
-
-    first = run("p50@1<=1us")
-    reference, failed = (
-        next(one for one in first["candidates"] if one["role"] == role) for role in ("reference", "candidate")
+    prune = make(load("techniques", "torch_prune_blocks"), {"epochs": 1}, "torch_prune_blocks")
+    session = onnxruntime.InferenceSession(builder.build(Recipe((export,))).path(".onnx"))
+    took = []
+    for _ in range(50):
+        begun = time.perf_counter()
+        session.run(None, {"image": items[0][0][None]})
+        took.append(time.perf_counter() - begun)
+    # without any block it is ten times as fast and more: neither a busy machine nor a quiet one is in the way
+    wanted = Candidate(
+        Recipe((prune, export)), load("targets", "onnxruntime")(), f"p50@1<={1e3 * np.median(took) / 2.5:.6f}ms"
     )
-    assert failed["status"] == "failed"
-    assert "p50@1<=1us is out of reach" in failed["error"]
-    limit_ms = reference["runs"][0]["latency_ms"]["p50"]["value"] / 2.5
-    for resume in (True, True):
-        found = run(f"p50@1<={limit_ms}ms", resume)
+    ids = set()
+    for _ in range(2):
+        paretune.optimize(
+            workload, recipes=[wanted], targets=["onnxruntime"], time="10m", heldout_limit=100, out=tmp_path / "run",
+            resume=True, observers=(),
+        )  # fmt: skip
+        found = json.loads((tmp_path / "run" / "result.json").read_text())
         (chosen,) = (one for one in found["candidates"] if one["role"] == "candidate")
         assert chosen["status"] == "built"
-        assert 0.05 <= chosen["recipe"][0]["knobs"]["macs_ratio"] < 0.7
-        (tried,) = (one for one in chosen["history"] if one["title"].startswith("reach p50@1<="))
+        assert 0.05 <= chosen["recipe"][0]["knobs"]["macs_ratio"] < 1
+        (tried,) = (one for one in chosen["history"] if one["title"] == f"reach {wanted.reach}")
         assert "yes" in {row[-1] for row in tried["rows"]}
         assert chosen["macs"] in {row[tried["columns"].index("macs")] for row in tried["rows"]}
-        if resume:
-            ids = {chosen["id"]}
-    assert ids == {chosen["id"]}, "a resumed run takes the times that it took before"
+        ids.add(chosen["id"])
+    assert len(ids) == 1, "a resumed run takes the times that it took before"

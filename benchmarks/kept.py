@@ -1,6 +1,6 @@
 """Trained results that are kept beside the code, so that nothing is trained twice: workloads whose student is one.
 
-    paretune optimize benchmarks/kept.py:resnet56_blocks --recipe benchmarks/recipes/resnet56_blocks_more.json \\
+    paretune optimize benchmarks/kept.py:resnet56_blocks_2_5x --recipe benchmarks/recipes/resnet56_blocks_more.json \\
         --budget "drop<=1pp" --batch 1,32 --time 10h
 
 `benchmarks/weights/README.md` names the command that made each, and the licence of the weights it began with.
@@ -29,9 +29,14 @@ ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS = ROOT / "benchmarks" / "weights"
 
 
-def resnet56_blocks() -> Workload:
+def resnet56_blocks_2_5x() -> Workload:
     """ResNet-56 on CIFAR-10; the student is what is left of it without 16 of its 25 blocks that can go."""
     return with_student("cifar10.py:resnet56", "resnet56_blocks_2.5x")
+
+
+def resnet56_blocks_2_1x() -> Workload:
+    """ResNet-56 on CIFAR-10; the student is what is left of it without 14 of its 25 blocks that can go."""
+    return with_student("cifar10.py:resnet56", "resnet56_blocks_2.1x")
 
 
 def with_student(example: str, kept: str) -> Workload:

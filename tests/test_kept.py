@@ -35,10 +35,13 @@ def test_every_kept_result_is_whole_small_and_on_the_page(place: Path) -> None:
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="set PARETUNE_DATA to the directory that holds the data")
-def test_the_pruned_network_is_the_workloads_student() -> None:
-    work = benchmark().resnet56_blocks()
+@pytest.mark.parametrize(
+    ("workload", "parameters"), [("resnet56_blocks_2_1x", 371_610), ("resnet56_blocks_2_5x", 334_490)]
+)
+def test_the_pruned_network_is_the_workloads_student(workload: str, parameters: int) -> None:
+    work = getattr(benchmark(), workload)()
     student = work.student()
-    assert sum(parameter.numel() for parameter in student.parameters()) == 334_490
+    assert sum(parameter.numel() for parameter in student.parameters()) == parameters
     batch = next(Split.whole(work.heldout, None, "heldout").head(500).batches(500))
     with torch.inference_mode():
         right = (student(torch.from_numpy(batch.inputs[0])).argmax(1).numpy() == batch.labels).mean()

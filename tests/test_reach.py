@@ -35,7 +35,7 @@ SIDE = 16
 
 
 class Net(nn.Module):
-    """Two wide convolutions of which channels can go, and blocks that can be left out."""
+    """Seven wide convolutions of which channels can go, six of them in three blocks that can be left out."""
 
     def __init__(self, width: int = 64) -> None:
         super().__init__()
@@ -57,9 +57,9 @@ class Block(nn.Module):
         return torch.relu(x + 0.1 * self.outer(torch.relu(self.inner(x))))
 
 
-def net(width: int = 64) -> nn.Module:
+def net() -> nn.Module:
     torch.manual_seed(3)
-    return Net(width).eval()
+    return Net().eval()
 
 
 def images(count: int) -> list[tuple[np.ndarray, int]]:

@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from paretune.ask import source
+from paretune.ask.data import Split
 from paretune.errors import BuildError, StoppedError
 from paretune.forms import torch as form
 from paretune.testing import samples
@@ -229,8 +231,17 @@ def test_a_consensus_is_taught(tmp_path):
 def test_a_consensus_needs_views_that_come_again(tmp_path, options):
     artifact = samples.artifact("torch")
     plan = Healing(epochs=1, consensus=0.5, **options)
-    with pytest.raises(BuildError, match="consensus: there is a consensus only where views of the data come again"):
+    with pytest.raises(BuildError, match=r"here\.consensus: .* only where views of the data come again"):
         heal(form.restore(artifact), artifact, samples.fit(artifact, tmp_path), plan, name="here")
+
+
+def test_answers_that_lie_on_the_image_have_no_consensus(tmp_path):
+    images = [(image, 0) for image in np.random.default_rng(0).normal(size=(8, 3, 8, 8)).astype(np.float32)]
+    data = Split.whole(images, None, "train")
+    artifact, _ = source.find(nn.Conv2d(3, 2, 3, padding=1), data, tmp_path)
+    augmentation = Augmentation("flip", 0, len(data), views=2)
+    with pytest.raises(BuildError, match=r"one\.consensus: .* in shape \[batch, 2, 8, 8\], which moves as"):
+        Teacher(artifact, data, torch.device("cpu"), augmentation=augmentation, consensus=0.5, name="one")
 
 
 def test_answers_that_do_not_fit_into_memory_have_no_consensus(tmp_path, monkeypatch):

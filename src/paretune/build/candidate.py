@@ -45,7 +45,7 @@ class Candidate:
 
     @property
     def id(self) -> str:
-        """Short and stable: the same recipe, knobs and target have the same id in every run."""
+        """Short and stable: the same recipe, knobs, target and reach have the same id in every run."""
         return hashlib.sha256(json.dumps(self.describe(), sort_keys=True).encode()).hexdigest()[:8]
 
     @property

@@ -19,7 +19,7 @@ class TorchDistill(Teaching):
     workload's ``student`` in its place, which then goes on through the recipe. ``student=made`` makes one of the model,
     with ``width`` of the channels and ``depth`` of the blocks. The original answers every training
     example once, where its answers fit into memory; with ``augment`` it answers the changed images in every step, with
-    ``views`` too each of them once.
+    ``views`` too each of them once, and with ``consensus`` the mean of its answers to all views of an image is taught.
     """
 
     name: ClassVar[str] = "torch_distill"

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from paretune.ask.artifact import Artifact
+from paretune.ask.artifact import Artifact, TensorSpec
 from paretune.ask.data import Split
 from paretune.ask.own_step import OwnStep
 from paretune.errors import BuildError
@@ -60,6 +60,8 @@ class Teacher:
     consensus
         Weight of the mean of its answers to all views of an example in what it answers to one of them (Radosavovic et
         al. 2018, "Data Distillation: Towards Omni-Supervised Learning", section 3.2: it is right more often).
+    name
+        The technique's name, for errors.
 
     Raises
     ------
@@ -77,6 +79,7 @@ class Teacher:
         remember: bool = True,
         augmentation: Augmentation | None = None,
         consensus: float = 0.0,
+        name: str = "teacher",
     ) -> None:
         if artifact.form != "torch":
             raise BuildError(
@@ -96,7 +99,7 @@ class Teacher:
         self._known: dict[int, torch.Tensor] = {}
         self._consensus = consensus
         if consensus:
-            self._demand_consensus(views)
+            self._demand_consensus(views, f"{name}.consensus")
         if not augmentation and self._remembers:
             self._known[0] = self._all(0)
 
@@ -118,30 +121,32 @@ class Teacher:
             return known[lesson.places.to(known.device)]
         return self._answer(lesson).to(lesson.inputs[0].device)
 
-    def _demand_consensus(self, views: int) -> None:
+    def _demand_consensus(self, views: int, where: str) -> None:
         if not self._augmentation or views < 2:
             raise BuildError(
-                "there is a consensus only where views of the data come again", where="consensus",
+                "there is a consensus only where views of the data come again", where=where,
                 do="set augment, and views to 2 or more",
+            )  # fmt: skip
+        shape = _looked_at(self.artifact).shape
+        if len(shape) > 2:
+            axes = ", ".join(str(axis) for axis in shape)
+            raise BuildError(
+                f"the original answers in shape [{axes}], which moves as an image does, and has no mean",
+                where=where, do="use consensus=0",
             )  # fmt: skip
         if not self._remembers:
             raise BuildError(
                 f"the original's answers to {views} views do not fit into memory, and a consensus needs them all",
-                where="consensus", do="set fewer views, or consensus=0",
+                where=where, do="set fewer views, or consensus=0",
             )  # fmt: skip
 
     def _learn(self, view: int) -> None:
         """Answer all examples in a view, or for a consensus in every view."""
-        if not self._consensus or self._augmentation is None:
+        if not self._consensus:
             self._known[view] = self._all(view)
             return
+        assert self._augmentation is not None
         answers = {one: self._all(one) for one in range(1, self._augmentation.views + 1)}
-        shape = answers[1].shape
-        if len(shape) > 2:
-            raise BuildError(
-                f"the original answers in shape {list(shape[1:])}, which moves as an image does, and has no mean",
-                where="consensus", do="use consensus=0",
-            )  # fmt: skip
         mean = torch.stack(tuple(answers.values())).mean(dim=0)
         self._known = {one: torch.lerp(answer, mean, self._consensus) for one, answer in answers.items()}
 
@@ -298,9 +303,14 @@ def as_taught(teacher: Teacher, classes: bool) -> Examine:
     return score
 
 
+def _looked_at(artifact: Artifact) -> TensorSpec:
+    """The output that losses look at."""
+    names = [spec.name for spec in artifact.outputs]
+    return artifact.outputs[names.index("logits") if "logits" in names else 0]
+
+
 def _is_small(artifact: Artifact, examples: int) -> bool:
     """Whether all answers may be kept: every axis but the batch is fixed, for padding changes from batch to batch."""
-    names = [spec.name for spec in artifact.outputs]
-    spec = artifact.outputs[names.index("logits") if "logits" in names else 0]
+    spec = _looked_at(artifact)
     fixed = [axis for axis in spec.shape[1:] if isinstance(axis, int)]
     return len(fixed) == len(spec.shape) - 1 and 4 * examples * int(np.prod(fixed)) <= REMEMBERED_BYTES

@@ -91,7 +91,7 @@ def heal(
         else Teacher(
             teacher or fit.teacher, data, home(), asking,
             augmentation=Augmentation(plan.augment, fit.seed, len(data), plan.views),
-            consensus=plan.consensus,
+            consensus=plan.consensus, name=name,
         )
     )  # fmt: skip
     step = around(distilling(wise, fit.loss, plan.alpha, plan.temperature, classes))

@@ -57,6 +57,32 @@ def test_about_half_are_mirrored_and_every_shift_comes_up():
     assert set(moved.tolist()) == {5.0, 6.0, 7.0, 8.0, 9.0, 10.0}, "8 or, mirrored, 7; by -2 … 2 pixels"
 
 
+@given(st.integers(1, 20), st.integers(1, 20), st.integers(0, 99))
+def test_one_rectangle_of_a_quarter_of_each_side_is_erased_and_the_rest_stays_in_place(height, width, seed):
+    images = 1 + torch.rand(3, 2, height, width, generator=torch.Generator().manual_seed(seed))
+    found = Augmentation("erase_flip", seed, 3).of(lesson(images), 7).inputs[0]
+    for before, after in zip(images, found, strict=True):
+        gone = after == 0
+        assert torch.equal(gone[0], gone[1]), "in all channels"
+        rows, columns = gone[0].any(dim=1), gone[0].any(dim=0)
+        assert torch.equal(gone[0], rows[:, None] & columns), "a rectangle"
+        for line, side in ((rows, height), (columns, width)):
+            (places,) = line.nonzero(as_tuple=True)
+            assert 1 <= len(places) <= max(side // 4, 1)
+            assert int(places[-1] - places[0]) == len(places) - 1
+            cut = int(places[0]) == 0 or int(places[-1]) == side - 1
+            assert cut or len(places) == max(side // 4, 1)
+        assert any(torch.equal(after, one.masked_fill(gone, 0)) for one in (before, before.flip(-1)))
+
+
+def test_every_pixel_is_erased_as_often_but_near_the_borders():
+    images = torch.ones(4000, 1, 16, 16)
+    share = (Augmentation("erase_flip", 0, 4000).of(lesson(images), 1).inputs[0][:, 0] == 0).float().mean(dim=0)
+    inner = share[2:-2, 2:-2]
+    assert 0.04 < float(inner.min()) <= float(inner.max()) < 0.09, "16 of 256"
+    assert 0 < float(share[0, 0]) < 0.04
+
+
 def test_draws_are_of_seed_and_view_alone():
     made = Augmentation("shift_flip", 3, 8)
     assert np.array_equal(made.draws(5), Augmentation("shift_flip", 3, 8, views=9).draws(5))

@@ -15,18 +15,25 @@ from torch.nn import functional
 from paretune.errors import BuildError
 from paretune.training.lesson import Lesson
 
-KINDS = ("none", "flip", "shift_flip")
+KINDS = ("none", "flip", "shift_flip", "erase_flip")
 SHIFTED = 8
 """An image is shifted by up to its side divided by this: 4 pixels of 32, as in He et al. 2016, "Deep Residual Learning
 for Image Recognition", section 4.2."""
+ERASED = 4
+"""What is erased is as wide and high as the image, divided by this."""
 
 Draws = np.ndarray[Any, Any]
-"""float64 [n, 3], each in [0, 1): for each example whether it is mirrored, how far it is moved down, and right."""
+"""float64 [n, 3], each in [0, 1): for each example whether it is mirrored, and how far it is moved, or where it is
+erased, down and right."""
 
 
 @dataclass(frozen=True)
 class Augmentation:
     """``flip`` mirrors half of the images left to right; ``shift_flip`` moves them too, and fills with zeros.
+
+    ``erase_flip`` mirrors them and puts zeros into a rectangle around any pixel, cut at the borders (DeVries & Taylor
+    2017, "Improved Regularization of Convolutional Neural Networks with Cutout"). It leaves pixels where they are,
+    which is what images want that were compressed in squares at fixed places.
 
     Attributes
     ----------
@@ -93,6 +100,9 @@ class Augmentation:
         down, right = (torch.from_numpy(one).to(images.device) for one in (rows, columns))
         # indexing by three axes puts the channels last
         found = padded[places, :, down[:, :, None], right[:, None, :]].movedim(-1, 1)
+        if self.kind == "erase_flip":
+            gone = _near(draws[:, 1], height)[:, None, :, None] & _near(draws[:, 2], width)[:, None, None, :]
+            found = found.masked_fill(torch.from_numpy(gone).to(images.device), 0)
         innermost = images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
         return found.contiguous(memory_format=torch.channels_last if innermost else torch.contiguous_format)
 
@@ -108,6 +118,14 @@ def _offsets(draws: Draws, far: int) -> Draws:
     """Where in a padded image each begins: int64 [n, 1], 0 … 2 · ``far``, all of them equally often."""
     steps: Draws = np.minimum(np.floor(draws * (2 * far + 1)), 2 * far).astype(np.int64)
     return steps[:, None]
+
+
+def _near(draws: Draws, side: int) -> np.ndarray[Any, Any]:
+    """Which pixels along a side are erased: bool [n, side], around one that every draw is as likely to name."""
+    first = np.floor(draws * side).astype(np.int64)[:, None] - side // ERASED // 2
+    pixels = np.arange(side)
+    found: np.ndarray[Any, Any] = (pixels >= first) & (pixels < first + max(side // ERASED, 1))
+    return found
 
 
 def _is_image(tensor: torch.Tensor) -> bool:

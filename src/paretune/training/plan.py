@@ -30,8 +30,8 @@ class Plan:
         "fp32", "arithmetic of the forward pass; fp16 scales its losses", choices=("fp32", "bf16", "fp16")
     )
     augment: str = knob(
-        "none", "images mirrored, or moved by up to an eighth of their side and mirrored",
-        choices=("none", "flip", "shift_flip"),
+        "none", "images mirrored; moved too, by up to an eighth of their sides; or a quarter of each side erased too",
+        choices=("none", "flip", "shift_flip", "erase_flip"),
     )  # fmt: skip
     views: int = knob(
         0, "augmented views of the data, which epochs take in turn and a teacher answers once; 0: a new one each epoch",

@@ -4,7 +4,8 @@
 
 Images that were compressed in squares at fixed places are others once they are moved. One row each for the workload's
 model and, where it has one, its student, on the whole of the held-out data, in PyTorch. The last column is of the mean
-of the answers to an image and its mirror image, which is what the knob `consensus` teaches with `augment=flip`.
+of the answers to an image and its mirror image, which the knob `consensus` teaches with `augment=flip` where an image's
+views hold both.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from paretune.training.augmentation import Augmentation
 from paretune.training.lesson import Lesson
 
 BATCH = 256
-LOOKS = ("as they are", "mirrored", "moved", "as they are and mirrored")
+LOOKS = ("as they are", "mirrored", "moved, half mirrored", "as they are and mirrored, mean")
 
 
 def lessons(workload: Workload) -> Iterator[Lesson]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,15 @@ from paretune.ask.data import Split
 from paretune.ask.knob import make, values_of
 from paretune.ask.plugin import load
 from paretune.build.candidate import Builder, Candidate, read_recipes
+from paretune.build.history import Entry
 from paretune.build.recipe import Recipe
 from paretune.build.store import Store
 from paretune.build.technique import Fit
 from paretune.check.plan import HURRIED
-from paretune.errors import BuildError, RecipeError, StoppedError
+from paretune.errors import BuildError, MeasureError, RecipeError, StoppedError
 from paretune.forms import torch as form
-from paretune.reach import EXAMPLES, LEAST, asked, reached
+from paretune.reach import EXAMPLES, LEAST, Timed, asked, dry
+from paretune.reach import reached as chosen_for
 
 SIDE = 16
 
@@ -89,6 +91,16 @@ def by_macs(candidate: Candidate, artifact: Artifact) -> dict[int, float]:
     """A target on which a multiply-accumulate always takes as long: a nanosecond."""
     assert artifact.macs is not None
     return {1: artifact.macs / 1e6}
+
+
+def reached(
+    candidate: Candidate, builder: Builder, timed: Timed, told: Callable[[str], None] = lambda text: None
+) -> tuple[Candidate, Entry]:
+    """What was chosen, and the table of what was tried."""
+    entries: list[Entry] = []
+    found = chosen_for(candidate, dry(builder).build, timed, told, entries.append)
+    (entry,) = entries
+    return found, entry
 
 
 WHOLE_MS = 57.08
@@ -199,11 +211,66 @@ def test_whoever_listens_may_stop_it(builder: Builder) -> None:
         reached(pruned("p50<=30ms"), builder, by_macs, stop)
 
 
+def test_what_was_tried_is_told_where_nothing_is_reached_too(builder: Builder) -> None:
+    entries: list[Entry] = []
+    with pytest.raises(BuildError):
+        chosen_for(pruned("p50<=1us"), dry(builder).build, by_macs, record=entries.append)
+    (entry,) = entries
+    assert len(entry["rows"]) >= 2
+    assert {row[-1] for row in entry["rows"]} == {"no"}
+
+
+def test_what_cannot_be_measured_is_passed_over(builder: Builder) -> None:
+    """The whole net, say, where its target has too little memory for it."""
+
+    def small(candidate: Candidate, artifact: Artifact) -> dict[int, float]:
+        if (artifact.macs or 0) > 50e6:
+            raise MeasureError("the memory is not enough", where="here")
+        return by_macs(candidate, artifact)
+
+    found, entry = reached(pruned("p50<=30ms"), builder, small)
+    assert entry["rows"][0][-1] == "cannot be measured: the memory is not enough"
+    assert entry["rows"][0][entry["columns"].index("macs")] == pytest.approx(1e6 * WHOLE_MS, rel=1e-3)
+    plain, _ = reached(pruned("p50<=30ms"), builder, by_macs)
+    assert found == plain
+
+    def disturbed(candidate: Candidate, artifact: Artifact) -> dict[int, float]:
+        error = MeasureError("killed from outside")
+        error.passing = True
+        raise error
+
+    with pytest.raises(MeasureError, match="killed from outside"):
+        reached(pruned("p50<=30ms"), builder, disturbed)
+
+
+def test_a_step_that_needs_the_pruning_before_it_is_in_nobodys_way(builder: Builder) -> None:
+    """Without it there is no assistant between the original and a student as large."""
+    name = "torch_distill_progressive"
+    assisted = make(load("techniques", name), {"epochs": 9, "student": "artifact"}, name)
+    plain = pruned("p50<=15ms")
+    wanted = dataclasses.replace(plain, recipe=Recipe((*plain.recipe.steps, assisted)))
+    found, entry = reached(wanted, builder, by_macs)
+    assert str(entry["rows"][0][-1]).startswith("cannot be built: no assistant between ")
+    assert values_of(found.recipe.steps[0])["macs_ratio"] < 0.5
+    assert found.recipe.steps[1] == assisted
+
+
+def test_where_nothing_can_be_pruned_that_is_what_is_said(builder: Builder) -> None:
+    def build(recipe: Recipe) -> Artifact:
+        if recipe.steps:
+            raise BuildError("no group of channels can go", where="torch_prune_channels", do="leave it out")
+        return builder.build(recipe)
+
+    with pytest.raises(BuildError, match="torch_prune_channels: no group of channels can go — leave it out"):
+        chosen_for(pruned("p50<=30ms"), build, by_macs)
+
+
 @pytest.mark.parametrize(
     ("candidate", "message"),
     [
         (pruned("drop<=1pp"), "'drop<=1pp' is not one latency — write it like p50@1<=2ms; a drop is for --budget"),
         (pruned("p50<=2ms, p95<=3ms"), "is not one latency"),
+        (pruned("2ms"), "reach: '2ms' is not one latency — write it like p50@1<=2ms"),
         (pruned("p50<=2ms", "torch_finetune"), "no step of torch_finetune has macs_ratio"),
         (pruned("p50<=2ms", widths=("stem=8",)), "torch_prune_channels.widths: widths chooses what goes"),
         (pruned("p50<=2ms", "torch_prune_blocks", remove=("blocks.0",)), "remove chooses what goes"),
@@ -252,18 +319,50 @@ def test_a_run_reaches_a_latency_on_a_real_runtime_and_finds_it_again(
     wanted = Candidate(
         Recipe((prune, export)), load("targets", "onnxruntime")(), f"p50@1<={1e3 * np.median(took) / 2.5:.6f}ms"
     )
-    ids = set()
+    same = dataclasses.replace(wanted, reach=f"p50@1<={1e3 * np.median(took) / 2.6:.6f}ms")
+    tables = []
     for _ in range(2):
         paretune.optimize(
-            workload, recipes=[wanted], targets=["onnxruntime"], time="10m", heldout_limit=100, out=tmp_path / "run",
-            resume=True, observers=(),
+            workload, recipes=[wanted, same], targets=["onnxruntime"], time="10m", heldout_limit=100,
+            out=tmp_path / "run", resume=True, observers=(),
         )  # fmt: skip
         found = json.loads((tmp_path / "run" / "result.json").read_text())
-        (chosen,) = (one for one in found["candidates"] if one["role"] == "candidate")
-        assert chosen["status"] == "built"
-        assert 0.05 <= chosen["recipe"][0]["knobs"]["macs_ratio"] < 1
+        chosen, other = (one for one in found["candidates"] if one["role"] == "candidate")
+        assert (other["status"], other["reach"]) == ("skipped", same.reach)
+        assert other["why"].startswith(f"what is fast enough is {chosen['id']}, ")
+        assert other["history"][0]["title"] == f"reach {same.reach}"
+        assert (chosen["status"], chosen["reach"]) == ("built", None)
         (tried,) = (one for one in chosen["history"] if one["title"] == f"reach {wanted.reach}")
-        assert "yes" in {row[-1] for row in tried["rows"]}
-        assert chosen["macs"] in {row[tried["columns"].index("macs")] for row in tried["rows"]}
-        ids.add(chosen["id"])
-    assert len(ids) == 1, "a resumed run takes the times that it took before"
+        assert chosen["macs"] in {row[tried["columns"].index("macs")] for row in tried["rows"] if row[-1] == "yes"}
+        tables.append(tried["rows"])
+    assert tables[0] == tables[1], "a resumed run takes the times that it took before"
+
+
+def test_a_batch_that_the_run_does_not_measure_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    def never() -> nn.Module:
+        raise AssertionError
+
+    workload = paretune.Workload("wide", never, train=images(20), heldout=images(20))
+    wanted = dataclasses.replace(pruned("p50@32<=1ms"), target=load("targets", "torch")())
+    with pytest.raises(
+        RecipeError, match=r"for p50@32<=1ms: reach: nothing is measured at batch 32 in this run — ask --batch 1,32"
+    ):
+        paretune.optimize(workload, recipes=[wanted], batch=1, out=tmp_path / "run", observers=())
+
+
+def test_a_trained_model_that_misses_what_was_reached_untrained_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(import_module("paretune.confirm"), "fitting", lambda *told: (HURRIED, 2))
+    items = images(300)
+    workload = paretune.Workload("wide", net(), train=items[:200], heldout=items[200:])
+    monkeypatch.setattr(
+        import_module("paretune.loop"), "reached", lambda asked, *more: dataclasses.replace(asked, reach="")
+    )
+    wanted = pruned("p50@1<=1us", "torch_prune_blocks", macs_ratio=0.7, epochs=0)
+    paretune.optimize(
+        workload, recipes=[wanted], targets=["torch"], time="10m", heldout_limit=50, out=tmp_path / "run", observers=()
+    )
+    found = json.loads((tmp_path / "run" / "result.json").read_text())
+    (warned,) = (one for one in found["warnings"] if "p50@1" in one)
+    assert "ms now that it is trained, where p50@1<=1us was reached before: give reach a little less" in warned

@@ -30,11 +30,12 @@ from paretune.build.technique import Fit, Technique
 from paretune.check.bench import Bench
 from paretune.check.measurement import Measurement, Subject
 from paretune.check.plan import CONFIRM, SCREEN, confirm_s
+from paretune.check.statistics import percentile
 from paretune.check.verdict import judge
 from paretune.deliver.trial import Trial, percentile_ms
 from paretune.errors import BuildError, DataError, MeasureError, RecipeError, StoppedError, WorkloadError
 from paretune.journal import Journal
-from paretune.reach import asked, reached
+from paretune.reach import asked, dry, reached
 from paretune.subject import answer_rows
 
 READING = "reading the data and the model"
@@ -78,6 +79,8 @@ class Loop:
             If a ``fixed`` candidate does not take such a model, its target does not open what it gives, or it asks for
             a latency that no step of it can be fitted to.
         """
+        for candidate in fixed or ():
+            self._demand_reach(candidate)
         self.journal.say("stage", READING)
         with self.journal.building():
             self.data = partition(self.workload, self.seed, heldout_limit)
@@ -87,8 +90,6 @@ class Loop:
             form = candidate.recipe.gives(self.original.form)
             if form not in candidate.target.accepts:
                 raise RecipeError(f"gives {form}, which {candidate.target.name} does not open", where=candidate.title)
-            if candidate.reach:
-                asked(candidate)
         size = self.original.fixed_batch
         if size is not None and any(batch != size for batch in self.batches):
             raise DataError(f"the model's batch is fixed at {size}", where=self.workload.name, do=f"ask --batch {size}")
@@ -156,6 +157,8 @@ class Loop:
         queue = Queue(_distinct(proposals, known))
         total = len(queue.proposals) + len(self.trials)
         while (proposal := queue.ask()) is not None:
+            if any(trial.id == proposal.candidate.id for trial in self.trials):
+                continue  # what one that had a latency to reach has become
             trial = Trial(proposal.candidate)
             self.trials.append(trial)
             if self._must_stop(proposal, fixed is not None):
@@ -213,16 +216,19 @@ class Loop:
             reason = trial.candidate.target.unavailable()
             if reason:
                 raise BuildError(reason, where=trial.candidate.target.name)
-            tried = self._reach(trial) if trial.candidate.reach else ()
+            wanted = trial.candidate.reach
+            if wanted and not self._reach(trial):
+                return
             with self.journal.building():
-                made, trial.seconds_to_build = self.builder.built(trial.candidate.recipe)
-            trial.artifact = dataclasses.replace(made, history=(*tried, *made.history))
+                trial.artifact, trial.seconds_to_build = self.builder.built(trial.candidate.recipe)
             twin = self._twin(trial)
             if twin is not None:
                 trial.why = f"gives the same model as {twin.id}, {twin.candidate.title}"
                 return
             trial.status = "built"
             trial.measurement = self._measure(trial)
+            if wanted:
+                self._warn_if_missed(trial, wanted)
             base = self.baseline.measurement
             assert base is not None
             learnt = self.workload.train is not None and trial.candidate.recipe.trains
@@ -237,14 +243,35 @@ class Loop:
             trial.status, trial.error = "failed", str(error)
         self.journal.tell(trial)
 
-    def _reach(self, trial: Trial) -> tuple[Entry, ...]:
-        """Choose the share that its latency leaves; what was tried, for the report."""
+    def _demand_reach(self, candidate: Candidate) -> None:
+        """Refuse a latency that nothing can be chosen for, or that the run would not measure."""
+        if not candidate.reach:
+            return
+        try:
+            limit, _ = asked(candidate)
+        except RecipeError as error:
+            where = f"{candidate.title}: {error.where}"
+            raise RecipeError(error.what, where=where, do=error.do) from error
+        if limit.batch is not None and limit.batch not in self.batches:
+            batches = ",".join(str(batch) for batch in sorted({*self.batches, limit.batch}))
+            raise RecipeError(
+                f"nothing is measured at batch {limit.batch} in this run", where=f"{candidate.title}: reach",
+                do=f"ask --batch {batches}",
+            )  # fmt: skip
+
+    def _reach(self, trial: Trial) -> bool:
+        """Choose the share that its latency leaves; whether that is a candidate that was not there yet."""
         limit, _ = asked(trial.candidate)
         batches = self.batches if limit.batch is None else (limit.batch,)
+        few = dry(self.builder)
+
+        def build(recipe: Recipe) -> Artifact:
+            with self.journal.building():
+                return few.build(recipe)
 
         def timed(candidate: Candidate, artifact: Artifact) -> dict[int, float]:
             subject = Subject(f"{trial.id}-{artifact.digest[:8]}", artifact, candidate.target)
-            runs = self.bench.latency([subject], self.data.ranking, batches, SCREEN)[subject.id].runs
+            runs = self._screened(subject, batches).runs
             return {batch: percentile_ms(run, limit.name) for batch, run in runs.items()}
 
         def told(text: str) -> None:
@@ -254,9 +281,30 @@ class Loop:
             if self.stopped != "finished":
                 raise StoppedError("stopped while a latency was reached for", where="reach")
 
-        trial.candidate, entry = reached(trial.candidate, self.builder, timed, told)
-        self.journal.say("stage", entry["title"] + ": " + trial.candidate.title)
-        return (entry,)
+        def record(entry: Entry) -> None:
+            trial.tried = (entry,)
+
+        chosen = reached(trial.candidate, build, timed, told, record)
+        known = next((other for other in self.trials if other.id == chosen.id), None)
+        if known is not None:
+            trial.why = f"what is fast enough is {known.id}, {known.candidate.title}"
+            self.journal.tell(trial)
+            return False
+        self.journal.say("stage", f"{trial.candidate.title}: {chosen.title}")
+        trial.candidate = chosen
+        return True
+
+    def _warn_if_missed(self, trial: Trial, wanted: str) -> None:
+        """What was timed was not trained: where healing between cuts made others go, the widths are others too."""
+        assert trial.measurement is not None
+        (limit,) = Budget.parse(wanted).limits
+        for batch, run in trial.measurement.runs.items():
+            found = percentile(run.blocks, int(limit.name[1:]) / 100, self.budget.confidence, run.sessions)
+            if limit.batch in (None, batch) and found is not None and found.low > limit.value:
+                self.journal.warn(
+                    f"{trial.candidate.title}: {limit.name}@{batch} is {found.value:.3g} ms now that it is trained, "
+                    f"where {limit.text} was reached before: give reach a little less"
+                )
 
     def _twin(self, trial: Trial) -> Trial | None:
         """A candidate already measured that is the same artefact on the same target."""
@@ -272,15 +320,19 @@ class Loop:
         subject = self.subject(trial)
         if trial is self.baseline and not self.bench.companions:
             self.bench.companions.append(subject)
-        try:
-            measured = self.bench.latency([subject], self.data.ranking, self.batches, SCREEN)[subject.id]
-        except MeasureError as error:
-            if error.guilty == trial.id:
-                raise
-            # a companion failed, for want of memory say: that says nothing of this candidate
-            measured = self.bench.latency([subject], self.data.ranking, self.batches, SCREEN)[subject.id]
+        measured = self._screened(subject, self.batches)
         found = self.bench.answer(subject, self.data.ranking, "ranking", self.answer_batch)
         return dataclasses.replace(measured, answers={"ranking": found})
+
+    def _screened(self, subject: Subject, batches: tuple[int, ...]) -> Measurement:
+        """Speed beside the companions."""
+        try:
+            return self.bench.latency([subject], self.data.ranking, batches, SCREEN)[subject.id]
+        except MeasureError as error:
+            if error.guilty == subject.id:
+                raise
+            # a companion failed, for want of memory say: that says nothing of this candidate
+            return self.bench.latency([subject], self.data.ranking, batches, SCREEN)[subject.id]
 
     # -- small things ------------------------------------------------------------------------------------------
 

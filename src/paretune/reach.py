@@ -20,7 +20,7 @@ from paretune.build.candidate import Builder, Candidate
 from paretune.build.history import Entry, table
 from paretune.build.recipe import Recipe
 from paretune.build.technique import Technique
-from paretune.errors import BuildError, RecipeError
+from paretune.errors import BudgetError, BuildError, MeasureError, RecipeError
 
 SHARE, MULTIPLE = "macs_ratio", "round_to"
 """The knobs that are chosen, of the step that has the first."""
@@ -34,6 +34,10 @@ MULTIPLES = (4, 8, 16, 32)
 EXAMPLES = 256
 """Of the training data, for what is tried."""
 
+SHORTENED = ("epochs", "assistant_epochs", "iterations", "rounds")
+"""Knobs of training that are at their lowest for what is tried."""
+
+Build = Callable[[Recipe], Artifact]
 Timed = Callable[[Candidate, Artifact], Mapping[int, float]]
 """The asked percentile in ms, by batch size."""
 
@@ -43,10 +47,13 @@ def asked(candidate: Candidate) -> tuple[Limit, int]:
 
     Raises
     ------
-    RecipeError, BudgetError
+    RecipeError
         If it asks for anything but one latency, or not exactly one step has a share to choose.
     """
-    limits = Budget.parse(candidate.reach).limits
+    try:
+        limits = Budget.parse(candidate.reach).limits
+    except BudgetError:
+        limits = ()
     if len(limits) != 1 or limits[0].name not in LATENCIES:
         raise RecipeError(
             f"{candidate.reach!r} is not one latency", where="reach",
@@ -69,41 +76,64 @@ def asked(candidate: Candidate) -> tuple[Limit, int]:
 
 
 def reached(
-    candidate: Candidate, builder: Builder, timed: Timed, told: Callable[[str], None] = lambda text: None
-) -> tuple[Candidate, Entry]:
-    """The candidate with the knobs that keep most of the work at the asked latency, and a table of what was tried.
+    candidate: Candidate,
+    build: Build,
+    timed: Timed,
+    told: Callable[[str], None] = lambda text: None,
+    record: Callable[[Entry], None] = lambda entry: None,
+) -> Candidate:
+    """The candidate with the knobs that keep most of the work at the asked latency.
 
     Parameters
     ----------
+    build
+        Makes the artefact of a recipe: that of a :func:`dry` builder.
     timed
         Times what was built on the candidate's target.
     told
         Hears what was found, line by line; it may raise to stop.
+    record
+        Takes the table of what was tried, whatever came of it.
 
     Raises
     ------
     BuildError
         If the latency is reached with all of the work, or not with the least that can be built.
-    RecipeError, BudgetError
+    RecipeError
         As for :func:`asked`.
     """
     limit, place = asked(candidate)
-    search = Search(candidate, limit, place, _dry(builder), timed, told)
-    chosen = search.run()
+    search = Search(candidate, limit, place, build, timed, told)
+    try:
+        chosen = search.run()
+    finally:
+        record(search.entry())
     step = dataclasses.replace(candidate.recipe.steps[place], **chosen.knobs)  # type: ignore[type-var]
     steps = (*candidate.recipe.steps[:place], step, *candidate.recipe.steps[place + 1 :])
-    return Candidate(Recipe(steps), candidate.target), search.entry()
+    return Candidate(Recipe(steps), candidate.target)
+
+
+def dry(builder: Builder) -> Builder:
+    """A builder that learns from few examples: enough to build, for nothing is trained."""
+    train = builder.fit.train
+    few = None if train is None else train.take(EXAMPLES, builder.fit.seed)
+    return dataclasses.replace(builder, fit=dataclasses.replace(builder.fit, train=few))
 
 
 @dataclass(frozen=True)
 class Try:
-    """One share and multiple, what is left with them and how long that takes; no times where it cannot be built."""
+    """One share and multiple, what is left with them and how long that takes; no times where ``error`` says why."""
 
     knobs: Mapping[str, Any]
     macs: int | None
     ms: Mapping[int, float]
     holds: bool
-    why: str = ""
+    error: BuildError | MeasureError | None = None
+
+    @property
+    def why(self) -> str:
+        verb = "measured" if isinstance(self.error, MeasureError) else "built"
+        return f"cannot be {verb}: {self.error.what}" if self.error else ""
 
 
 @dataclass
@@ -113,7 +143,7 @@ class Search:
     candidate: Candidate
     limit: Limit
     place: int
-    builder: Builder
+    build: Build
     timed: Timed
     told: Callable[[str], None]
     tries: list[Try] = field(default_factory=list)
@@ -129,8 +159,11 @@ class Search:
         own = getattr(self._step, MULTIPLE, None)
         best = self._halve(own, LEAST, 1.0, HALVINGS)
         if best is None:
-            fastest = min((one for one in self.tries if one.ms), key=lambda one: max(one.ms.values()))
-            less = next((one.why for one in self.tries if one.why), "")
+            pruned = [one for one in self.tries if one.knobs]
+            if not any(one.ms for one in pruned):
+                raise next(one.error for one in reversed(pruned) if one.error)
+            fastest = min((one for one in pruned if one.ms), key=lambda one: max(one.ms.values()))
+            less = next((one.why for one in pruned if one.why), "")
             raise BuildError(
                 f"{self.limit.text} is out of reach: with {self._kept(fastest)} it is {self._latency(fastest)}"
                 + (f", and with less it {less}" if less else ""),
@@ -203,17 +236,19 @@ class Search:
                 continue
             steps.append(_untrained(step, knobs if number == self.place else {}))
         recipe = Recipe(tuple(steps))
+        macs = None
         try:
-            artifact = self.builder.build(recipe)
-        except BuildError as error:
-            if place is None:
-                raise
-            found = Try(knobs, None, {}, False, f"cannot be built: {error.what}")
-        else:
+            artifact = self.build(recipe)
+            macs = artifact.macs
             if artifact.digest not in self.known:
                 self.known[artifact.digest] = dict(self.timed(Candidate(recipe, self.candidate.target), artifact))
+        except (BuildError, MeasureError) as error:
+            if isinstance(error, MeasureError) and error.passing:
+                raise  # the moment's fault, of which nothing follows
+            found = Try(knobs, macs, {}, False, error)
+        else:
             ms = self.known[artifact.digest]
-            found = Try(knobs, artifact.macs, ms, max(ms.values()) <= self.limit.value)
+            found = Try(knobs, macs, ms, max(ms.values()) <= self.limit.value)
         self.tries.append(found)
         self.told(f"reach: {self._kept(found)}: {self._latency(found) if found.ms else found.why}")
         return found
@@ -229,20 +264,11 @@ class Search:
         return ", ".join(f"{self.limit.name}@{batch} {ms:.3g} ms" for batch, ms in sorted(one.ms.items()))
 
 
-def _dry(builder: Builder) -> Builder:
-    """A builder that learns from few examples: enough to build, for nothing is trained."""
-    train = builder.fit.train
-    few = None if train is None else train.take(EXAMPLES, builder.fit.seed)
-    return dataclasses.replace(builder, fit=dataclasses.replace(builder.fit, train=few))
-
-
 def _untrained(step: Technique, chosen: Mapping[str, Any]) -> Technique:
     """A step with the knobs that are chosen, and as little training as it can do with."""
     knobs, changed = knobs_of(step), dict(chosen)
     if not step.light():
-        if "epochs" in knobs:
-            changed["epochs"] = int(knobs["epochs"].low or 0)
-        for name, value in (("iterations", 1), ("compile", False)):
-            if name in knobs:
-                changed[name] = value
+        changed |= {name: int(knobs[name].low or 0) for name in SHORTENED if name in knobs}
+        if "compile" in knobs:
+            changed["compile"] = False
     return dataclasses.replace(step, **changed)  # type: ignore[type-var]

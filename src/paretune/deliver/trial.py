@@ -12,6 +12,7 @@ import numpy as np
 from paretune.ask.artifact import Artifact
 from paretune.ask.budget import LATENCIES
 from paretune.build.candidate import Candidate
+from paretune.build.history import Entry
 from paretune.check.growth import Growth
 from paretune.check.measurement import BatchRun, Measurement
 from paretune.check.slices import SliceReport
@@ -41,6 +42,7 @@ class Trial:
     in_front: bool = False
     histogram: Mapping[int, Mapping[str, list[float]]] = field(default_factory=dict)
     slices: Mapping[str, SliceReport] = field(default_factory=dict)
+    tried: tuple[Entry, ...] = ()  # before there was an artefact
 
     @property
     def id(self) -> str:
@@ -60,6 +62,7 @@ class Trial:
             "title": self.candidate.title,
             "role": self.role,
             "recipe": told["recipe"],
+            "reach": self.candidate.reach or None,
             "target": self.candidate.target.name,
             "settings": told["target"]["options"],
             "status": self.status,
@@ -82,7 +85,7 @@ class Trial:
             "size_bytes": artifact.size_bytes if artifact else None,
             "parameters": artifact.parameters if artifact else None,
             "macs": artifact.macs if artifact else None,
-            "history": list(artifact.history) if artifact else [],
+            "history": [*self.tried, *(artifact.history if artifact else ())],
             "notes": list(artifact.notes) if artifact else [],
             "memory_growth": self.growth.describe() if self.growth else None,
             "seconds_to_build": round(self.seconds_to_build, 3),

@@ -96,8 +96,9 @@ def beside(run: Any, entry: dict[str, Any], workload: Any, seconds: float) -> di
 def row(name: str, entry: dict[str, Any] | None, baseline: dict[str, Any]) -> list[str]:
     kind = plugin.load("techniques", name)
     if entry is None or "speedup" not in entry:
-        why = "not built" if entry is None else str(entry["error"] or entry["why"])
-        return [f"[`{name}`](#{name})", "–", "–", "–", "–", "–", "–", why.replace("|", "\\|")]
+        why = "not built" if entry is None else str(entry["error"] or entry["why"]).split(" — ")[0]
+        told = f"{kind.use} (not here: {why.removeprefix(f'{name}: ')})"
+        return [f"[`{name}`](#{name})", "–", "–", "–", "–", "–", "–", told.replace("|", "\\|")]
     reference = entry["runs"][0]["speedup_over_reference"]
     drop = next(iter(entry["drops"].values()), None)
     return [
@@ -166,7 +167,7 @@ def section(name: str, entry: dict[str, Any] | None) -> list[str]:
         lines += ["| knob | default | values | meaning |", "|---|---|---|---|"]
         for knob, said in knobs.items():
             told = said.describe()
-            values = " ".join(f"`{one}`" for one in told["choices"]) if told.get("choices") else span(told)
+            values = " ".join(map(choice, told["choices"])) if told.get("choices") else span(told)
             lines.append(f"| `{knob}` | {code(told['default'])} | {values} | {told['help']} |".replace("| |", "| – |"))
         lines.append("")
     return lines
@@ -175,6 +176,10 @@ def section(name: str, entry: dict[str, Any] | None) -> list[str]:
 def span(told: dict[str, Any]) -> str:
     low, high = told.get("low"), told.get("high")
     return "" if low is None else f"{low:g} … {high:g}"
+
+
+def choice(value: Any) -> str:
+    return f"`{value}`" if isinstance(value, str) else code(value)
 
 
 def code(value: Any) -> str:

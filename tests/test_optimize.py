@@ -353,7 +353,8 @@ def test_a_technique_that_trains_is_used_by_its_whole_name_alone(tmp_path: Path)
     recipes = [[step["technique"] for step in entry["recipe"]] for entry in run.result["candidates"]]
     assert ["torch_finetune"] in recipes
     assert not any("torch_distill" in steps for steps in recipes)
-    (entry,) = [
+    # on a CPU with BF16 the target has more settings to try than its own
+    entry, *_ = [
         entry for entry in run.result["candidates"] if [s["technique"] for s in entry["recipe"]] == ["torch_finetune"]
     ]
     assert entry["status"] == "built", entry["error"]

@@ -161,7 +161,11 @@ def test_a_taught_student_goes_on_through_the_recipe_and_opens_in_a_fresh_proces
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == [digest, found, exported, [True, True]]
+    again, found_again, exported_again, cached_again = json.loads(done.stdout)
+    assert (again, cached_again) == (digest, [True, True]), "the same bits"
+    # of the same bits some CPUs' kernels make answers that differ in the last one, with other numbers of threads
+    np.testing.assert_allclose(found_again, found, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(exported_again, exported, rtol=1e-5, atol=1e-6)
     stored = [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
     assert {path.suffix for path in stored} == {".safetensors", ".json", ".onnx"}
     assert not list((tmp_path / "store" / "unfinished").iterdir())

@@ -315,11 +315,11 @@ def test_a_run_reaches_a_latency_on_a_real_runtime_and_finds_it_again(
         begun = time.perf_counter()
         session.run(None, {"image": items[0][0][None]})
         took.append(time.perf_counter() - begun)
-    # without any block it is ten times as fast and more: neither a busy machine nor a quiet one is in the way
+    # with one block it is 2.3 times as fast, without any seven times and more: noise between them is in nobody's way
     wanted = Candidate(
-        Recipe((prune, export)), load("targets", "onnxruntime")(), f"p50@1<={1e3 * np.median(took) / 2.5:.6f}ms"
+        Recipe((prune, export)), load("targets", "onnxruntime")(), f"p50@1<={1e3 * np.median(took) / 4:.6f}ms"
     )
-    same = dataclasses.replace(wanted, reach=f"p50@1<={1e3 * np.median(took) / 2.6:.6f}ms")
+    same = dataclasses.replace(wanted, reach=wanted.reach.replace("@1", ""))
     tables = []
     for _ in range(2):
         paretune.optimize(

@@ -22,13 +22,15 @@ from paretune.training.augmentation import Augmentation
 from paretune.training.lesson import Lesson
 
 BATCH = 256
-LOOKS = ("as they are", "mirrored", "moved, half mirrored", "as they are and mirrored, mean")
+LOOKS = ("as they are", "mirrored", "moved, half mirrored", "as they are and mirrored, mean answer")
 
 
 def lessons(workload: Workload) -> Iterator[Lesson]:
     split, start = Split.whole(workload.heldout, workload.collate, "heldout"), 0
     for batch in split.batches(BATCH):
-        (images,) = batch.inputs
+        images, *more = batch.inputs
+        if more or batch.labels is None:
+            raise SystemExit(f"{workload.name} does not give one image and a class: those alone are looked at here")
         yield Lesson(
             (torch.from_numpy(images),), torch.from_numpy(batch.labels), torch.arange(start, start + len(batch))
         )

@@ -22,7 +22,6 @@ from paretune.ask.score import UNBOUNDED, named
 from paretune.ask.target import Target
 from paretune.ask.workload import Partition, Workload, members, partition
 from paretune.build.candidate import Builder, Candidate
-from paretune.build.history import Entry
 from paretune.build.propose import Proposal, Queue, conversion, light
 from paretune.build.recipe import Recipe
 from paretune.build.store import Store, key_of
@@ -30,12 +29,11 @@ from paretune.build.technique import Fit, Technique
 from paretune.check.bench import Bench
 from paretune.check.measurement import Measurement, Subject
 from paretune.check.plan import CONFIRM, SCREEN, confirm_s
-from paretune.check.statistics import percentile
 from paretune.check.verdict import judge
-from paretune.deliver.trial import Trial, percentile_ms
+from paretune.deliver.trial import Trial
 from paretune.errors import BuildError, DataError, MeasureError, RecipeError, StoppedError, WorkloadError
+from paretune.fitted import demand, fitted, missed
 from paretune.journal import Journal
-from paretune.reach import asked, dry, reached
 from paretune.subject import answer_rows
 
 READING = "reading the data and the model"
@@ -77,10 +75,10 @@ class Loop:
         ------
         RecipeError
             If a ``fixed`` candidate does not take such a model, its target does not open what it gives, or it asks for
-            a latency that no step of it can be fitted to.
+            a latency that no step of it can be fitted to, or at a batch size that is not measured.
         """
         for candidate in fixed or ():
-            self._demand_reach(candidate)
+            demand(candidate, self.batches)
         self.journal.say("stage", READING)
         with self.journal.building():
             self.data = partition(self.workload, self.seed, heldout_limit)
@@ -216,8 +214,9 @@ class Loop:
             reason = trial.candidate.target.unavailable()
             if reason:
                 raise BuildError(reason, where=trial.candidate.target.name)
-            wanted = trial.candidate.reach
-            if wanted and not self._reach(trial):
+            wanted = trial.candidate
+            if wanted.reach and not self._fit(trial):
+                self.journal.tell(trial)
                 return
             with self.journal.building():
                 trial.artifact, trial.seconds_to_build = self.builder.built(trial.candidate.recipe)
@@ -227,8 +226,7 @@ class Loop:
                 return
             trial.status = "built"
             trial.measurement = self._measure(trial)
-            if wanted:
-                self._warn_if_missed(trial, wanted)
+            self._warn_if_missed(wanted, trial)
             base = self.baseline.measurement
             assert base is not None
             learnt = self.workload.train is not None and trial.candidate.recipe.trains
@@ -243,68 +241,27 @@ class Loop:
             trial.status, trial.error = "failed", str(error)
         self.journal.tell(trial)
 
-    def _demand_reach(self, candidate: Candidate) -> None:
-        """Refuse a latency that nothing can be chosen for, or that the run would not measure."""
-        if not candidate.reach:
-            return
-        try:
-            limit, _ = asked(candidate)
-        except RecipeError as error:
-            where = f"{candidate.title}: {error.where}"
-            raise RecipeError(error.what, where=where, do=error.do) from error
-        if limit.batch is not None and limit.batch not in self.batches:
-            batches = ",".join(str(batch) for batch in sorted({*self.batches, limit.batch}))
-            raise RecipeError(
-                f"nothing is measured at batch {limit.batch} in this run", where=f"{candidate.title}: reach",
-                do=f"ask --batch {batches}",
-            )  # fmt: skip
-
-    def _reach(self, trial: Trial) -> bool:
-        """Choose the share that its latency leaves; whether that is a candidate that was not there yet."""
-        limit, _ = asked(trial.candidate)
-        batches = self.batches if limit.batch is None else (limit.batch,)
-        few = dry(self.builder)
-
-        def build(recipe: Recipe) -> Artifact:
-            with self.journal.building():
-                return few.build(recipe)
-
-        def timed(candidate: Candidate, artifact: Artifact) -> dict[int, float]:
-            subject = Subject(f"{trial.id}-{artifact.digest[:8]}", artifact, candidate.target)
-            runs = self._screened(subject, batches).runs
-            return {batch: percentile_ms(run, limit.name) for batch, run in runs.items()}
-
-        def told(text: str) -> None:
-            self.journal.say("progress", text)
-            if self.stopped == "finished" and self.journal.left_s < self._kept_s:
-                self._stop_for_time()
-            if self.stopped != "finished":
-                raise StoppedError("stopped while a latency was reached for", where="reach")
-
-        def record(entry: Entry) -> None:
-            trial.tried = (entry,)
-
-        chosen = reached(trial.candidate, build, timed, told, record)
+    def _fit(self, trial: Trial) -> bool:
+        """Give a trial the candidate that its latency leaves; whether that was not there yet."""
+        chosen = fitted(trial, self.builder, self._screened, self.batches, self.journal, self._pause)
         known = next((other for other in self.trials if other.id == chosen.id), None)
         if known is not None:
-            trial.why = f"what is fast enough is {known.id}, {known.candidate.title}"
-            self.journal.tell(trial)
+            trial.why = f"its latency leaves what is there already: {known.id}, {known.candidate.title}"
+            self._warn_if_missed(trial.candidate, known)
             return False
-        self.journal.say("stage", f"{trial.candidate.title}: {chosen.title}")
         trial.candidate = chosen
         return True
 
-    def _warn_if_missed(self, trial: Trial, wanted: str) -> None:
-        """What was timed was not trained: where healing between cuts made others go, the widths are others too."""
-        assert trial.measurement is not None
-        (limit,) = Budget.parse(wanted).limits
-        for batch, run in trial.measurement.runs.items():
-            found = percentile(run.blocks, int(limit.name[1:]) / 100, self.budget.confidence, run.sessions)
-            if limit.batch in (None, batch) and found is not None and found.low > limit.value:
-                self.journal.warn(
-                    f"{trial.candidate.title}: {limit.name}@{batch} is {found.value:.3g} ms now that it is trained, "
-                    f"where {limit.text} was reached before: give reach a little less"
-                )
+    def _warn_if_missed(self, wanted: Candidate, trial: Trial) -> None:
+        if wanted.reach and trial.measurement is not None:
+            for warning in missed(wanted, trial, self.budget.confidence):
+                self.journal.warn(warning)
+
+    def _pause(self) -> None:
+        """Where a latency is fitted to: stop, if the time is over or somebody said so."""
+        reason = self._reason_to_stop()
+        if reason:
+            raise StoppedError(f"stopped while a latency was reached for: {reason}", where="reach")
 
     def _twin(self, trial: Trial) -> Trial | None:
         """A candidate already measured that is the same artefact on the same target."""
@@ -362,7 +319,10 @@ class Loop:
 
     def _why_to_stop(self, step: Technique) -> str:
         """Asked in the midst of a step: why it is to stop, or nothing. Only training is stopped for want of time."""
-        if self.stopped == "finished" and not step.light() and self.journal.left_s < self._kept_s:
+        return self._reason_to_stop(heed_time=not step.light())
+
+    def _reason_to_stop(self, heed_time: bool = True) -> str:
+        if heed_time and self.stopped == "finished" and self.journal.left_s < self._kept_s:
             self._stop_for_time()
         return {"finished": "", "time": "the time was over"}.get(self.stopped, self.stopped)
 

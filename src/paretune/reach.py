@@ -18,6 +18,7 @@ from paretune.ask.budget import LATENCIES, Budget, Limit
 from paretune.ask.knob import knobs_of
 from paretune.build.candidate import Builder, Candidate
 from paretune.build.history import Entry, table
+from paretune.build.passing import is_passing
 from paretune.build.recipe import Recipe
 from paretune.build.technique import Technique
 from paretune.errors import BudgetError, BuildError, MeasureError, RecipeError
@@ -33,11 +34,11 @@ HALVINGS, MORE_HALVINGS = 5, 2
 MULTIPLES = (4, 8, 16, 32)
 EXAMPLES = 256
 """Of the training data, for what is tried."""
-
 SHORTENED = ("epochs", "assistant_epochs", "iterations", "rounds")
 """Knobs of training that are at their lowest for what is tried."""
 
 Build = Callable[[Recipe], Artifact]
+"""Makes the artefact of a recipe."""
 Timed = Callable[[Candidate, Artifact], Mapping[int, float]]
 """The asked percentile in ms, by batch size."""
 
@@ -61,9 +62,11 @@ def asked(candidate: Candidate) -> tuple[Limit, int]:
         )  # fmt: skip
     places = [place for place, step in enumerate(candidate.recipe.steps) if SHARE in knobs_of(step)]
     if len(places) != 1:
+        able = "torch_prune_channels or torch_prune_blocks"
         raise RecipeError(
             f"{'no step' if not places else 'more than one step'} of {candidate.recipe.title or 'the recipe'} has "
-            f"{SHARE}, which is what is chosen for a latency", where="reach", do="use one that prunes, or drop reach",
+            f"{SHARE}, which is what is chosen for a latency", where="reach",
+            do="keep one of them, or drop reach" if places else f"use {able}, or drop reach",
         )  # fmt: skip
     step = candidate.recipe.steps[places[0]]
     for knob in CHOOSING:
@@ -97,8 +100,9 @@ def reached(
 
     Raises
     ------
-    BuildError
-        If the latency is reached with all of the work, or not with the least that can be built.
+    BuildError, MeasureError
+        If the latency is reached with all of the work, or not with the least that can be built; if nothing pruned can
+        be built or timed, or that fails for want of memory, say, of which nothing follows.
     RecipeError
         As for :func:`asked`.
     """
@@ -161,13 +165,15 @@ class Search:
         if best is None:
             pruned = [one for one in self.tries if one.knobs]
             if not any(one.ms for one in pruned):
-                raise next(one.error for one in reversed(pruned) if one.error)
+                error = next(one.error for one in reversed(pruned) if one.error)
+                raise type(error)(f"nothing for {self.limit.text}: {error.what}", where=error.where, do=error.do)
             fastest = min((one for one in pruned if one.ms), key=lambda one: max(one.ms.values()))
             less = next((one.why for one in pruned if one.why), "")
             raise BuildError(
                 f"{self.limit.text} is out of reach: with {self._kept(fastest)} it is {self._latency(fastest)}"
                 + (f", and with less it {less}" if less else ""),
-                where="reach", do="ask for more time, or let another step make it faster",
+                where="reach",
+                do="ask for more time, or let another step make it faster" + (", or lower round_to" if own else ""),
             )  # fmt: skip
         for multiple in MULTIPLES if own is not None else ():
             if multiple != own:
@@ -209,7 +215,7 @@ class Search:
             found = self._share(share, multiple)
             if found.holds:
                 best = found
-            if found.holds or not found.ms:  # where so little cannot be left, more may
+            if found.holds or (best is None and not found.ms):  # where so little cannot be left, more may
                 low = share
             else:
                 high = share
@@ -243,7 +249,7 @@ class Search:
             if artifact.digest not in self.known:
                 self.known[artifact.digest] = dict(self.timed(Candidate(recipe, self.candidate.target), artifact))
         except (BuildError, MeasureError) as error:
-            if isinstance(error, MeasureError) and error.passing:
+            if is_passing(error) or (isinstance(error, MeasureError) and error.passing):
                 raise  # the moment's fault, of which nothing follows
             found = Try(knobs, macs, {}, False, error)
         else:

@@ -12,7 +12,7 @@ from paretune.check.answers import Answers, drop_of
 from paretune.check.cost import Cost
 from paretune.check.energy import Energy
 from paretune.check.measurement import BatchRun, Measurement
-from paretune.check.statistics import Estimate, mean_logs, percentile, ratio
+from paretune.check.statistics import Estimate, mean_logs, ratio
 
 Ruling = Literal["meets", "breaks", "undecided"]
 
@@ -116,7 +116,7 @@ def _energy_finding(limit: Limit, found: Energy, samples: int, where: str) -> Fi
 
 def _run_finding(limit: Limit, run: BatchRun, where: str, level: float) -> Finding:
     if limit.name in LATENCIES:
-        estimate = percentile(run.blocks, int(limit.name[1:]) / 100, level, run.sessions)
+        estimate = run.percentile(limit.name, level)
         if estimate is None:
             return Finding(
                 limit, "undecided", None, f"{run.samples} samples are too few for {limit.name} {where}".strip()

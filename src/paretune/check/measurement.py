@@ -17,6 +17,7 @@ from paretune.ask.target import Target
 from paretune.check.answers import Answers
 from paretune.check.disturbance import Disturbance, together
 from paretune.check.meter import Spent
+from paretune.check.statistics import Estimate, percentile
 
 Blocks = tuple[tuple[float, ...], ...]
 
@@ -62,6 +63,14 @@ class BatchRun:
     @property
     def samples(self) -> int:
         return sum(len(block) for block in self.blocks)
+
+    def percentile(self, name: str, confidence: float) -> Estimate | None:
+        """``p95``, say, in ms, with its interval; None where there are too few samples to state it."""
+        return percentile(self.blocks, int(name[1:]) / 100, confidence, self.sessions)
+
+    def percentile_ms(self, name: str) -> float:
+        """The same without an interval, however few samples there are."""
+        return float(np.quantile(np.concatenate([np.asarray(block) for block in self.blocks]), int(name[1:]) / 100))
 
     @property
     def disturbance(self) -> Disturbance | None:

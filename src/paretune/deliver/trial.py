@@ -16,7 +16,6 @@ from paretune.build.history import Entry
 from paretune.check.growth import Growth
 from paretune.check.measurement import BatchRun, Measurement
 from paretune.check.slices import SliceReport
-from paretune.check.statistics import percentile
 from paretune.check.verdict import Verdict
 
 
@@ -42,7 +41,7 @@ class Trial:
     in_front: bool = False
     histogram: Mapping[int, Mapping[str, list[float]]] = field(default_factory=dict)
     slices: Mapping[str, SliceReport] = field(default_factory=dict)
-    tried: tuple[Entry, ...] = ()  # before there was an artefact
+    tried: tuple[Entry, ...] = ()  # the table of what was tried for a latency to reach
 
     @property
     def id(self) -> str:
@@ -121,7 +120,7 @@ class Trial:
 
 def timing(run: BatchRun, level: float) -> dict[str, Any]:
     """Latency, throughput and memory at one batch size, as ``result.json`` says them."""
-    found = {name: percentile(run.blocks, int(name[1:]) / 100, level, run.sessions) for name in LATENCIES}
+    found = {name: run.percentile(name, level) for name in LATENCIES}
     return {
         "latency_ms": {name: value.describe() if value else None for name, value in found.items()},
         "throughput_per_s": run.rows_per_s,
@@ -135,11 +134,6 @@ def timing(run: BatchRun, level: float) -> dict[str, Any]:
         "settled": run.settled,
         "disturbance": run.disturbance.describe() if run.disturbance else None,
     }
-
-
-def percentile_ms(run: BatchRun, name: str) -> float:
-    """A percentile by name, over all blocks, without an interval."""
-    return float(np.quantile(np.concatenate([np.asarray(block) for block in run.blocks]), int(name[1:]) / 100))
 
 
 def spending(verdict: Verdict, batch: int) -> dict[str, Any]:

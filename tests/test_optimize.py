@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 
@@ -409,6 +410,48 @@ def test_what_is_asked_for_and_not_used_is_told() -> None:
     for fixed in (None, [plain]):
         (told,) = idle(schooled, None, usable, fixed)
         assert told.startswith("Workload.student is not used")
+
+
+def test_a_step_of_ones_own_is_what_a_run_trains_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The labels of the training data are one too high, which the user's step knows and no loss does."""
+    monkeypatch.setattr(import_module("paretune.confirm"), "fitting", lambda *told: (HURRIED, 2))
+    drawn = np.random.default_rng(0).normal(size=(900, 6)).astype(np.float32)
+    items = [(x, np.int64(x[:3].argmax())) for x in drawn]
+
+    def net() -> torch.nn.Module:
+        return torch.nn.Sequential(torch.nn.Linear(6, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3)).eval()
+
+    def step(model: Any, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(model(inputs), (labels + 2) % 3)
+
+    workload = paretune.Workload(
+        "shifted", net, train=[(x, (y + 1) % 3) for x, y in items[:600]], heldout=items[600:], step=step
+    )
+    knobs = {"epochs": 12, "batch": 32, "learning_rate": 0.02}
+    kinds = {"torch_finetune": knobs, "torch_distill": {**knobs, "alpha": 0.1, "answers": "classes"}}
+    recipes = [
+        Candidate(
+            Recipe((make(load("techniques", name), given, name), load("techniques", "torch_to_onnx")())),
+            load("targets", "onnxruntime")(),
+        )
+        for name, given in kinds.items()
+    ]
+    run = paretune.optimize(
+        workload,
+        "drop<=100pp",
+        recipes=recipes,
+        targets=["onnxruntime"],
+        time="10m",
+        out=tmp_path / "run",
+        observers=(),
+    )
+    found = [entry["id"] for entry in run.result["candidates"] if entry["role"] == "candidate"]
+    assert len(found) == 2
+    for one in found:
+        run.pack(one, tmp_path / one)
+        session = onnxruntime.InferenceSession(next((tmp_path / one).rglob("*.onnx")))
+        (answers,) = session.run(None, {session.get_inputs()[0].name: drawn[600:]})
+        assert np.mean(answers.argmax(1) == drawn[600:, :3].argmax(1)) > 0.85
 
 
 def test_a_step_takes_the_place_of_a_loss() -> None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
 import feature_nets as nets
@@ -24,6 +25,7 @@ from paretune.errors import BuildError
 from paretune.forms import torch as form
 from paretune.techniques.torch_distill_progressive import TorchDistillProgressive
 from paretune.testing import TechniqueConformance
+from paretune.training import healing
 
 QUICK = TorchDistillProgressive(epochs=2, batch=16, learning_rate=0.01, width=0.5)
 
@@ -61,6 +63,25 @@ def test_each_is_taught_by_the_one_before(tmp_path):
         "assistant-1", "assistant-2", "student",
     ]  # fmt: skip
     assert {text.partition(":")[0] for text in heard} == {"1 of 3", "2 of 3", "3 of 3"}
+
+
+def test_the_teacher_of_each_is_the_trained_one_before(tmp_path, monkeypatch):
+    teachers: list[Artifact] = []
+    real = healing.heal
+
+    def heard(*given, **named):
+        teachers.append(named["teacher"])
+        return real(*given, **named)
+
+    monkeypatch.setattr(healing, "heal", heard)
+    monkeypatch.setattr(import_module("paretune.training.assistants"), "heal", heard)
+    fit = fitted(tmp_path)
+    plan = dataclasses.replace(QUICK, assistants=("1x0.75", "0.75x0.75"), assistant_epochs=1)
+    found = plan.apply(fit.teacher, fit)
+    sizes = [numbers(note)[1] for note in found.notes if "parameters" in note]
+    assert [one.parameters for one in teachers] == [fit.teacher.parameters, *sizes[1:]]
+    assert teachers[0].digest == fit.teacher.digest
+    assert all("taught" in one.root.parts[-2] for one in teachers[1:])
 
 
 def test_an_assistant_half_way_is_found_for_a_given_student(tmp_path):

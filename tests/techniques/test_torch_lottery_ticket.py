@@ -15,6 +15,7 @@ from paretune.errors import ArtifactError, BuildError
 from paretune.forms import torch as form
 from paretune.techniques.torch_lottery_ticket import TorchLotteryTicket
 from paretune.testing import TechniqueConformance
+from paretune.training import healing
 from paretune.training.ticket import FILE, redeem
 
 QUICK = TorchLotteryTicket(epochs=2, batch=32, learning_rate=0.02, rounds=2, rate=0.5, rewind=0.2, alpha=0.0)
@@ -79,6 +80,24 @@ def test_rewinding_goes_back_to_the_asked_step(tmp_path):
     # the end of the first training: its batch normalisation has seen every step
     assert int(late.layers[1].num_batches_tracked) == 10
     assert int(half.layers[1].num_batches_tracked) == 5
+
+
+def test_every_round_begins_with_the_early_weights_of_what_lives(tmp_path, monkeypatch):
+    starts: list[dict[str, torch.Tensor]] = []
+    real = healing.heal
+
+    def heard(module, *given, **named):
+        starts.append({name: tensor.detach().clone() for name, tensor in module.named_parameters()})
+        return real(module, *given, **named)
+
+    monkeypatch.setattr(healing, "heal", heard)
+    drawn(tmp_path, technique=dataclasses.replace(QUICK, rewind=0.0))
+    first, *later = starts
+    for start, share in zip(later, (0.5, 0.75), strict=True):
+        alive = {name: start[name] != 0 for name in WEIGHTS}
+        assert sum(int((~mask).sum()) for mask in alive.values()) == round(share * 144)
+        assert all(torch.equal(start[name][mask], first[name][mask]) for name, mask in alive.items())
+        assert all(torch.equal(start[name], first[name]) for name in start.keys() - set(WEIGHTS))
 
 
 def test_fresh_weights_are_new_and_the_same_every_time(tmp_path):

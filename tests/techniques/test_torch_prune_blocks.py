@@ -83,6 +83,17 @@ def test_what_is_left_is_healed(tmp_path):
     assert agreement(healed, original) > max(0.75, agreement(cut, original) + 0.1)
 
 
+def test_after_the_cut_batch_normalisation_is_measured_anew_if_it_shall(tmp_path):
+    original = residual.sealed(tmp_path)
+    live = form.restore(original)
+    for examples in (0, 64):
+        cut = dataclasses.replace(BARE, remove=("stages.0.0",), recalibration=examples)
+        left = cut.apply(original, residual.fitted(original, tmp_path / str(examples)))
+        after = form.restore(left).stages[0][0].norm  # what was the second
+        assert torch.equal(after.running_mean, live.stages[0][1].norm.running_mean) == (examples == 0)
+        assert any("with batch normalisation measured anew" in note for note in left.notes) == (examples > 0)
+
+
 def test_named_blocks_go_and_nothing_else(tmp_path):
     original = residual.sealed(tmp_path)
     plan = dataclasses.replace(BARE, remove=("stages.1.2", "stages.0.0"), recalibration=0)

@@ -166,6 +166,15 @@ def test_cycles_reach_the_same_size_step_by_step_and_go_on_after_a_kill(tmp_path
     assert ratios[0] < 60  # cubic: most goes in the first cycle
 
 
+def test_after_the_cut_batch_normalisation_has_the_statistics_of_the_data(tmp_path):
+    items = nets.images(32)
+    module = form.restore(pruned(nets.seeded(nets.Plain), tmp_path, CUT, items))
+    with torch.no_grad():
+        seen = module.conv1(torch.from_numpy(np.stack([image for image, _ in items])))
+    torch.testing.assert_close(module.bn1.running_mean, seen.mean(dim=(0, 2, 3)), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(module.bn1.running_var, seen.var(dim=(0, 2, 3)), rtol=2e-2, atol=1e-4)
+
+
 def test_healing_brings_back_what_the_cut_took(tmp_path):
     live = nets.seeded(nets.Plain)
     items = nets.images(300)

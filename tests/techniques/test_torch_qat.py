@@ -20,6 +20,10 @@ from torch import nn
 
 from paretune.ask.artifact import Artifact, TensorSpec
 from paretune.ask.data import Split
+from paretune.ask.event import Event
+from paretune.build.candidate import Builder
+from paretune.build.recipe import Recipe
+from paretune.build.store import Store
 from paretune.build.technique import Fit
 from paretune.errors import BuildError
 from paretune.forms import onnx as onnx_form
@@ -30,7 +34,9 @@ from paretune.forms.torch_edits import Remove
 from paretune.forms.torch_fake_quant import quantisers, unrounded
 from paretune.techniques.onnx_to_openvino import OnnxToOpenvino
 from paretune.techniques.torch_distill import TorchDistill
+from paretune.techniques.torch_prune_blocks import TorchPruneBlocks
 from paretune.techniques.torch_prune_channels import TorchPruneChannels
+from paretune.techniques.torch_prune_heads import TorchPruneHeads
 from paretune.techniques.torch_qat import TorchQat
 from paretune.techniques.torch_to_onnx import TorchToOnnx
 from paretune.testing import TechniqueConformance
@@ -199,6 +205,40 @@ def test_folding_after_the_training_makes_no_scale_fall(original, tmp_path):
     folded = [path for path, one in quantisers(module) if bool((one.scale.detach() < before[path] / 1024).any())]
     assert norms
     assert folded, "the scales of weights are smaller, because the weights are"
+
+
+def wished(learned: bool, freeze: float) -> quantisation.Wish:
+    return quantisation.Wish(
+        lambda layers: dict.fromkeys(layers, 8), 8, True, True, False, False, learned, 8, freeze
+    )  # fmt: skip
+
+
+def test_batch_normalisation_stands_still_from_its_share_of_the_steps_on(original, tmp_path):
+    module = form.restore(original)
+    made = quantisation.quantised(module, original, fitted(original, tmp_path), "here", wished(True, 0.5))
+    norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm2d)]
+    assert len(norms) == 7
+    means = []
+    for done in (1, 2):
+        module.train()
+        made.each(done, 4)
+        module(3 * torch.from_numpy(batch()))
+        means.append([norm.running_mean.clone() for norm in norms])
+    before = [part.running_mean for part in original.origin.modules() if isinstance(part, nn.BatchNorm2d)]
+    assert not any(torch.equal(one, other) for one, other in zip(before, means[0], strict=True))
+    assert all(torch.equal(one, other) for one, other in zip(*means, strict=True))
+
+
+def test_scales_that_are_not_learnt_follow_their_weights(original, tmp_path):
+    module = form.restore(original)
+    made = quantisation.quantised(module, original, fitted(original, tmp_path), "here", wished(False, 0.0))
+    layer = module.layer1[0].conv1
+    first = layer.weight_quantiser.scale.clone()
+    with torch.no_grad():
+        layer.weight.mul_(3)
+    made.each(1, 2)
+    torch.testing.assert_close(layer.weight_quantiser.scale, 3 * first)
+    assert not layer.weight_quantiser.scale.requires_grad
 
 
 def test_onnxruntime_runs_integer_kernels_and_answers_within_a_step(quantised, graph):
@@ -376,6 +416,96 @@ def test_a_pruned_and_taught_module_is_quantised_and_exported(original, tmp_path
     assert (ran["QLinearConv"], ran["QLinearAdd"]) == (5, 2)
     again = TorchDistill(epochs=1, batch=32).apply(made, fitted(made, tmp_path / "again", teacher=original))
     assert form.edits_of(again) == form.edits_of(made)
+
+
+class Heard:
+    def __init__(self, until: str = "") -> None:
+        self.cached: list[bool] = []
+        self.until = until
+
+    def on(self, event: Event) -> None:
+        if event.kind == "step":
+            self.cached.append(event.data["cached"])
+        if self.until and self.until in event.text:
+            raise KeyboardInterrupt
+
+
+def test_the_whole_chain_is_one_recipe_whose_steps_are_kept_and_gone_on_with(original, tmp_path):
+    steps = (
+        TorchPruneBlocks(remove=("layer1.1",), epochs=1, batch=32), TorchDistill(epochs=3, batch=32),
+        dataclasses.replace(QUICK, epochs=1), TorchToOnnx(), OnnxToOpenvino(),
+    )  # fmt: skip
+
+    def built(root: Path, heard: Heard, chain=steps) -> Artifact:
+        root.mkdir(exist_ok=True)
+        return Builder(Store(root / "store"), original, fitted(original, root), heard).build(Recipe(chain))
+
+    whole = Heard()
+    end = built(tmp_path / "whole", whole)
+    assert (end.form, end.precision, whole.cached) == ("openvino", "int8", [False] * 5)
+    assert np.mean(by_openvino(end)[0].argmax(1) == by_torch(original).argmax(1)) > 0.9
+    other = Heard()
+    built(tmp_path / "whole", other, (*steps[:2], dataclasses.replace(QUICK, epochs=1, weight_bits=4), *steps[3:]))
+    assert other.cached == [True, True, False, False, False]
+    with pytest.raises(KeyboardInterrupt):
+        built(tmp_path / "broken", Heard(until="epoch 3 of 3"))
+    resumed = Heard()
+    assert built(tmp_path / "broken", resumed).digest == end.digest
+    assert resumed.cached == [True, False, False, False, False]
+
+
+def test_a_quantised_module_loses_blocks_and_is_exported(quantised, original, tmp_path):
+    technique = TorchPruneBlocks(remove=("layer1.1",), epochs=0, sample=32)
+    left = technique.apply(quantised, fitted(quantised, tmp_path / "left", teacher=original))
+    ran = onnx_form.kernel_counts(exported(left, tmp_path / "graph").path(".onnx"), (batch(),))
+    assert (ran["QLinearConv"], ran["QLinearAdd"]) == (5, 2)
+
+
+def test_heads_go_before_quantising_and_that_is_said(tmp_path):
+    rng = np.random.default_rng(0)
+    items = [(rng.integers(0, 30, 7), np.int64(number % 3)) for number in range(48)]
+    module = nets.net(0, Encoder)
+    (tmp_path / "model").mkdir()
+    form.save(module, tmp_path / "model")
+    inputs = (TensorSpec("ids", "int64", ("batch", 7)),)
+    artifact = Artifact.seal(
+        "torch", tmp_path / "model", inputs, (TensorSpec("logits", "float32", ("batch", 3)),), origin=module
+    )
+    made = PLAIN.apply(artifact, fitted(artifact, tmp_path / "made", items))
+    with pytest.raises(BuildError, match=r"the model is quantised, .* — put this step before torch_qat"):
+        TorchPruneHeads(epochs=0).apply(made, fitted(made, tmp_path / "left", items, teacher=artifact))
+
+
+class Shared(nn.Module):
+    """One weight in two layers, one layer called twice, groups, and transposed convolutions, with groups too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.groups = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1, groups=4)
+        self.one, self.other = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+        self.other.weight = self.one.weight
+        self.down = nn.Conv2d(8, 8, 2, stride=2)
+        self.up, self.upgroups = nn.ConvTranspose2d(8, 8, 2, stride=2), nn.ConvTranspose2d(8, 4, 3, padding=1, groups=2)
+        self.head = nn.Linear(4, CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.groups(torch.relu(self.first(x))))
+        x = torch.relu(self.one(x))
+        x = torch.relu(self.other(torch.relu(self.one(x))))
+        x = torch.relu(self.up(torch.relu(self.down(x))))
+        return self.head(torch.relu(self.upgroups(x)).mean((2, 3)))
+
+
+def test_shared_weights_layers_called_twice_groups_and_transposed_convolutions_are_quantised(tmp_path):
+    artifact = sealed(quantised_nets.seeded(Shared), tmp_path / "live")
+    made = dataclasses.replace(QUICK, epochs=1).apply(artifact, fitted(artifact, tmp_path / "made"))
+    module = form.restore(made)
+    assert module.one.weight is module.other.weight
+    assert {path for path, one in quantisers(module) if path.endswith("weight_quantiser")} >= {
+        f"{name}.weight_quantiser" for name in ("first", "groups", "one", "other", "down", "up", "upgroups", "head")
+    }
+    graph = exported(made, tmp_path / "graph")
+    assert_within_a_step(by_onnxruntime(graph), by_torch(made), made)
 
 
 def test_a_quantised_module_is_pruned_and_exported(quantised, original, tmp_path):

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from paretune.ask.artifact import Artifact, TensorSpec
+from paretune.ask.own_step import OwnStep
 from paretune.build.technique import Fit
 from paretune.errors import BuildError
 from paretune.forms import torch as form
@@ -134,6 +135,9 @@ def test_the_parts_of_the_loss_are_weighed(tmp_path):
     torch.testing.assert_close(step(0.0), hard)
     torch.testing.assert_close(step(1.0, given=lesson_of(artifact, range(10), labels=False)), like)
     torch.testing.assert_close(step(0.5, lambda out, y: out.sum()), 0.5 * like + 0.5 * answer.sum())
+    own = OwnStep(lambda model, x, y: model(x).square().sum() + y.sum())
+    wanted = answer.square().sum() + lesson.labels.sum()
+    torch.testing.assert_close(step(0.75, own), 0.75 * like + 0.25 * wanted)
     values = functional.mse_loss(answer, teacher(lesson))
     torch.testing.assert_close(step(1.0, classes=False), values)
 

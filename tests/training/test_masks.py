@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -112,6 +114,29 @@ def test_the_ramp_is_the_cubic_curve():
     ramp = Ramp(0.2, 0.7, 10)
     assert [round(ramp.share(done, 100), 4) for done in (20, 29, 30, 45, 69, 70)] == [0, 0, 0.488, 0.784, 0.992, 1]
     assert [Ramp(0.5, 0.5, 1).share(done, 10) for done in (4, 5)] == [0, 1]
+
+
+@pytest.mark.parametrize("moving", [False, True])
+def test_zeros_come_as_the_ramp_rises_and_no_update_brings_them_back(moving):
+    made = weights([(8, 10)])
+    parameter = made[0].parameter
+    held, aims, ramp = masks.Masks(made, moving), masks.goals(made, 0.8, "global"), Ramp(0.2, 0.8, 3)
+    each = masks.during(held, ramp, partial(masks.shrink, held, aims))
+    drawn, moved = torch.Generator().manual_seed(7), torch.zeros(8, 10)
+    counts = []
+    for done in range(1, 21):
+        before = parameter.detach().clone()
+        with torch.no_grad():
+            parameter.add_(torch.randn(8, 10, generator=drawn))
+        moved += before * (parameter.detach() - before)
+        each(done, 20)
+        counts.append(held.dead[0])
+        assert bool((parameter[~held.alive(0)] == 0).all())
+        assert bool((parameter[held.alive(0)] != 0).all())
+        if moving:
+            torch.testing.assert_close(held.importance(0)[held.alive(0)], moved[held.alive(0)], rtol=1e-4, atol=1e-4)
+    assert counts == [round(64 * ramp.share(done, 20)) for done in range(1, 21)]
+    assert len(set(counts)) > 3, "little by little"
 
 
 def test_movement_is_what_updates_add_up_to():

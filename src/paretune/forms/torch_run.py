@@ -64,8 +64,9 @@ def demand_run(module: torch.nn.Module, run: Run) -> tuple[torch.Tensor, ...]:
     except Exception as error:  # whatever the user's forward raises
         reason = (str(error).strip().splitlines() or [""])[0][:200]
         raise BuildError(
-            f"the model fails on training examples: {type(error).__name__}: {reason}", do="see that it runs by itself"
-        ) from error
+            f"the model fails on training examples: {type(error).__name__}: {reason}",
+            where=type(module).__qualname__, do="see that it runs by itself",
+        ) from error  # fmt: skip
 
 
 def twin(module: torch.nn.Module) -> torch.nn.Module:

@@ -247,7 +247,7 @@ class _Course:
         if fault is not None:
             raise BuildError(
                 f"the narrower model would not be the same with fewer channels: {fault}", where=self.plan.name,
-                do="keep some layers as they are: --keep PATTERN, or the knob widths",
+                do="keep some layers as they are: --keep PATTERN=fp32, or the knob widths",
             )  # fmt: skip
 
     def _macs(self, module: nn.Module) -> int:

@@ -115,8 +115,15 @@ class TorchPruneHeads(Healing):
         self, module: torch.nn.Module, artifact: Artifact, data: Split, fit: Fit
     ) -> tuple[dict[Hidden, list[int]], tuple[str, ...]]:
         """The units that stay, and the attention whose heads must."""
+        from paretune.forms.torch_fake_quant import quantisers
         from paretune.forms.torch_hidden import found
         from paretune.forms.torch_run import runner
+
+        if next(quantisers(module), None) is not None:
+            raise BuildError(
+                "the model is quantised, and heads are found among plain linear layers", where=self.name,
+                do="put this step before torch_qat",
+            )  # fmt: skip
 
         fit.progress(0.0, "looking for heads and feed-forward parts")
         able, unable = found(module, runner(artifact, data))

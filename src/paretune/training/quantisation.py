@@ -107,7 +107,8 @@ def quantised(module: nn.Module, artifact: Artifact, fit: Fit, name: str, wish: 
     bits = wish.weights(layers)
     if not bits:
         why = "every one of its layers is kept in float" if layers else "it calls no convolution or linear layer"
-        raise BuildError(f"there is nothing to quantise: {why}", where=name)
+        do = "keep fewer in float" if layers else "leave this step out, or use onnx_int8_dynamic behind torch_to_onnx"
+        raise BuildError(f"there is nothing to quantise: {why}", where=name, do=do)
     placement = torch_placement.place(module, flow, list(bits), wish.outputs)
     places = [("input", path) for path in placement.inputs] + [("output", path) for path in placement.outputs]
     seen: dict[tuple[str, str], Observed] = {}

@@ -63,8 +63,9 @@ def watch(module: torch.nn.Module, names: tuple[str, ...] | None, inputs: tuple[
     except Exception as error:  # whatever the user's forward raises
         reason = (str(error).strip().splitlines() or [""])[0][:200]
         raise BuildError(
-            f"the model fails on training examples: {type(error).__name__}: {reason}", do="see that it runs by itself"
-        ) from error
+            f"the model fails on training examples: {type(error).__name__}: {reason}",
+            where=running[-1] if running else type(module).__qualname__, do="see that it runs by itself",
+        ) from error  # fmt: skip
     finally:
         for hook in hooks:
             hook.remove()

@@ -20,7 +20,7 @@ from typing import Any
 
 import paretune
 from paretune.ask import plugin
-from paretune.ask.knob import knobs_of, make
+from paretune.ask.knob import Knob, knobs_of, make
 from paretune.build.candidate import Candidate
 from paretune.build.recipe import Recipe
 
@@ -139,9 +139,10 @@ def document(result: dict[str, Any], names: dict[str, str], arguments: str) -> s
         f"    python benchmarks/techniques.py{arguments}",
         "",
         f"Written by that command. Each technique alone on `{data['name']}`, batch {result['batches'][0]}, "
-        f"{machine['threads']} threads of {machine['cpu']}; after it only the conversions that a runtime needs. Size "
-        "and multiply-accumulates are shares of the original's; the speed-up is over the original in PyTorch eager, "
-        "and over its plain export on onnxruntime; the drop is on all of the held-out data. All "
+        f"{machine['threads']} threads of {machine['cpu']}, between the conversions that it needs; a graph is "
+        "folded before its precision is lowered. Size and multiply-accumulates are shares of the original's; the "
+        "speed-up is over the original in PyTorch eager, and over its plain export on onnxruntime; the drop is on all "
+        "of the held-out data. All "
         f"intervals are at {100 * result['budget']['confidence']:.0f} %. What a technique gains on another model, "
         "another machine or with longer training is for `paretune optimize` to measure there.",
         "",
@@ -160,17 +161,19 @@ def section(name: str, entry: dict[str, Any] | None) -> list[str]:
     text = re.sub(r"``([^`]*)``", r"`\1`", " ".join((kind.__doc__ or "").split()))
     text = re.sub(r":\w+:`~?(?:[\w.]*\.)?(\w+)`", r"`\1`", text)
     lines = [f"## {name}", "", text, "", f"*Use it when {kind.use}.*", ""]
-    if entry is not None:
+    if entry is not None and "speedup" in entry:
         lines += [f"Shown here as: {entry['title']}", ""]
     knobs = knobs_of(kind)
     if knobs:
         lines += ["| knob | default | values | meaning |", "|---|---|---|---|"]
-        for knob, said in knobs.items():
-            told = said.describe()
-            values = " ".join(map(choice, told["choices"])) if told.get("choices") else span(told)
-            lines.append(f"| `{knob}` | {code(told['default'])} | {values} | {told['help']} |".replace("| |", "| – |"))
-        lines.append("")
+        lines += [*(knob_row(knob, said) for knob, said in knobs.items()), ""]
     return lines
+
+
+def knob_row(name: str, said: Knob) -> str:
+    told = said.describe()
+    values = " ".join(map(choice, told["choices"])) if told.get("choices") else span(told)
+    return f"| `{name}` | {code(told['default'])} | {values or '–'} | {told['help']} |"
 
 
 def span(told: dict[str, Any]) -> str:

@@ -19,9 +19,10 @@ from paretune.testing import samples
 from paretune.training import distillation
 from paretune.training.augmentation import Augmentation
 from paretune.training.distillation import Teacher, distilling
-from paretune.training.healing import heal
+from paretune.training.healing import heal, tutored
 from paretune.training.lesson import Lesson, Lessons, demand_lessons
 from paretune.training.loss import supervised
+from paretune.training.order import Places, parted
 from paretune.training.plan import Healing, Plan
 from paretune.training.trainer import Keeping, train
 
@@ -81,6 +82,59 @@ def test_every_pixel_is_erased_as_often_but_near_the_borders():
     inner = share[2:-2, 2:-2]
     assert 0.04 < float(inner.min()) <= float(inner.max()) < 0.09, "16 of 256"
     assert 0 < float(share[0, 0]) < 0.04
+
+
+def blended(made: Augmentation, images: torch.Tensor, view: int = 1) -> torch.Tensor:
+    def others(places: Places) -> Lesson:
+        return Lesson((images[places],), None, torch.from_numpy(places))
+
+    return made.of(lesson(images), view, others).inputs[0]
+
+
+def test_a_blend_is_a_line_between_an_image_and_at_most_half_of_another_each_mirrored_or_not():
+    images = torch.randn(600, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    made, plain = Augmentation("mix_flip", 0, 600), Augmentation("flip", 0, 600)
+    found, partners = blended(made, images), made.partners(1)
+    shares = []
+    for place, after in enumerate(found):
+        own, other = images[place], images[partners[place]]
+        fits = []
+        for one in (own, own.flip(-1)):
+            for beside in (other, other.flip(-1)):
+                away = (beside - one).flatten()
+                share = float(((after - one).flatten() @ away) / (away @ away).clamp_min(1e-12))
+                fits.append((float((after - one - share * (beside - one)).abs().max()), share))
+        off, share = min(fits)
+        assert off < 1e-5
+        assert -1e-5 < share < 0.5
+        shares.append(share)
+    assert np.histogram(shares, 5, (0, 0.5))[0].min() > 80, "as much of the other one in any measure"
+    assert not torch.equal(found, plain.of(lesson(images), 1).inputs[0])
+    assert found.is_contiguous()
+
+
+def test_no_example_that_is_set_aside_is_blended_into_another():
+    made = Augmentation("mix_flip", 3, 500, validation=0.4)
+    learnt, aside = parted(500, 0.4, 3)
+    partners = np.concatenate([made.partners(view) for view in range(1, 11)])
+    assert set(partners) == set(learnt)
+    assert not set(partners) & set(aside)
+    assert not np.array_equal(made.partners(1), made.partners(2))
+
+
+def test_a_blend_is_the_same_whatever_lesson_it_comes_in_and_in_any_order_of_memory():
+    images = torch.randn(40, 3, 8, 8)
+    made = Augmentation("mix_flip", 1, 40)
+    whole = blended(made, images, 2)
+    places = torch.tensor([4, 0, 33])
+
+    def others(asked: Places) -> Lesson:
+        return Lesson((images[asked].contiguous(memory_format=torch.channels_last),), None, torch.from_numpy(asked))
+
+    few = images[places].contiguous(memory_format=torch.channels_last)
+    found = made.of(Lesson((few,), None, places), 2, others).inputs[0]
+    assert torch.equal(found, whole[places])
+    assert found.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_draws_are_of_seed_and_view_alone():
@@ -227,8 +281,75 @@ def asked_of(answers: dict[int, torch.Tensor], artifact, data, consensus: float,
     wise = Teacher(artifact, data, torch.device("cpu"), augmentation=augmentation, consensus=consensus)
     alone = Teacher(artifact, data, torch.device("cpu"), augmentation=augmentation)
     lesson = lessons.at(np.arange(4))
-    answers |= {view: alone(augmentation.of(lesson, view)) for view in range(1, views + 1)}
-    return wise(augmentation.of(lesson, 1))
+    answers |= {view: alone(augmentation.of(lesson, view, lessons.at)) for view in range(1, views + 1)}
+    return wise(augmentation.of(lesson, 1, lessons.at))
+
+
+def test_the_original_is_asked_of_blends_and_each_view_of_them_once(tmp_path):
+    artifact = samples.artifact("torch")
+    fit = samples.fit(artifact, tmp_path)
+    modules = []
+    for views in (2, 0):
+        modules.append(form.restore(artifact))
+        plan = Healing(epochs=2, batch=16, augment="mix_flip", views=views, alpha=1.0)
+        heal(modules[-1], artifact, fit, plan, name="here")
+    assert not same(modules[0], form.restore(artifact))
+    for ours, theirs in zip(modules[0].state_dict().values(), modules[1].state_dict().values(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+
+
+def test_labels_of_blends_are_those_of_either_by_their_shares(tmp_path):
+    images, labels = torch.zeros(4000, 1, 2, 2), torch.arange(4000)
+    made = Augmentation("mix_flip", 0, 4000)
+    images[:, 0, 0, 0] = labels
+
+    def others(places: Places) -> Lesson:
+        return Lesson((images[places],), labels[places], torch.from_numpy(places))
+
+    after = made.of(lesson(images, labels=labels), 1, others)
+    partners, shares = made.partners(1), 0.5 * made.draws(1)[:, 2]
+    swapped = (after.labels != labels).numpy()
+    assert np.array_equal(after.labels.numpy()[swapped], partners[swapped])
+    for low in np.arange(0, 0.5, 0.1):
+        part = (shares >= low) & (shares < low + 0.1)
+        assert abs(swapped[part].mean() - low - 0.05) < 0.05
+    hidden = labels.clone()
+    hidden[::2] = -1
+    kept = made.of(
+        lesson(images, labels=hidden), 1, lambda places: dataclasses.replace(others(places), labels=hidden[places])
+    ).labels
+    assert torch.equal(kept < 0, hidden < 0), "what does not count is neither given nor taken"
+    values = labels.double()[:, None]
+    blended = made.of(
+        lesson(images, labels=values), 1, lambda places: dataclasses.replace(others(places), labels=values[places])
+    ).labels
+    assert torch.equal(blended[:, 0].long(), after.labels)
+    alone = made.of(lesson(images), 1, lambda places: Lesson((images[places],), None, torch.from_numpy(places)))
+    assert alone.labels is None
+
+
+def test_labels_of_blends_are_learnt_too(tmp_path):
+    artifact = samples.artifact("torch")
+    module = form.restore(artifact)
+    plan = dataclasses.replace(QUICK, augment="mix_flip")
+    tutored(module, artifact, samples.fit(artifact, tmp_path), plan, name="here")
+    assert not same(module, form.restore(artifact))
+
+
+@pytest.mark.parametrize("views", [0, 2])
+def test_a_consensus_on_blends_is_that_of_both_mirror_images(tmp_path, views):
+    artifact = samples.artifact("torch")
+    data = demand_lessons(samples.fit(artifact, tmp_path).train, "here")
+    made = Augmentation("mix_flip", 3, len(data), views=views)
+    lessons = Lessons(data, artifact, torch.device("cpu"))
+    wise, plain = (
+        Teacher(artifact, data, torch.device("cpu"), augmentation=made, consensus=weight) for weight in (0.5, 0.0)
+    )
+    given = made.of(lessons.at(np.arange(4)), 1, lessons.at)
+    mirrored = dataclasses.replace(given, inputs=(given.inputs[0].flip(-1),), view=9)
+    one, other = plain(given), plain._answer(mirrored)
+    assert not torch.allclose(one, other, atol=1e-3)
+    torch.testing.assert_close(wise(given), 0.75 * one + 0.25 * other)
 
 
 @pytest.mark.parametrize("consensus", [0.25, 1.0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import random
 import shutil
@@ -291,6 +292,89 @@ def test_a_gradient_is_clipped(tmp_path):
     module, _ = trained(tmp_path, live, plan, items=nets.rows(16))
     moved = torch.cat([(a - b).flatten() for a, b in zip(module.parameters(), live.parameters(), strict=True)])
     assert float(moved.norm().detach()) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_every_step_is_made_at_the_rate_of_its_place(tmp_path):
+    """Where the gradient is one, a parameter falls by the rate: it rises, and falls as a cosine."""
+    artifact = nets.sealed(nets.net(0, small), tmp_path / "model")
+    module = form.restore(artifact)
+    plan = Plan(
+        epochs=4, batch=16, optimizer="sgd", momentum=0.0, weight_decay=0.0, learning_rate=0.1, warmup=0.25, clip=0.0
+    )
+    held: list[float] = []
+
+    def step(call, lesson):
+        return call(*lesson.inputs).sum() / len(lesson)
+
+    train(
+        module, artifact, nets.split(nets.rows(64)), step, plan, 3,
+        each=lambda done, total: held.append(module[2].bias[0].item()),
+    )  # fmt: skip
+    wanted = [0.1 * share for share in (0.25, 0.5, 0.75, 1)]
+    wanted += [0.05 * (1 + math.cos(math.pi * place / 12)) for place in range(12)]
+    assert (-np.diff(held)).tolist() == pytest.approx(wanted, rel=1e-3, abs=1e-6)
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_the_forward_pass_is_in_the_asked_arithmetic(tmp_path, precision, dtype):
+    artifact = nets.sealed(nets.net(0, small), tmp_path / "model")
+    module = form.restore(artifact)
+    seen = set()
+    module[0].register_forward_hook(lambda part, given, made: seen.add(made.dtype))
+    train(module, artifact, nets.split(nets.rows(64)), PLAIN, dataclasses.replace(QUICK, precision=precision), 3)
+    assert seen == {dtype}
+
+
+def averaged(place: Path, share: float, precision: str = "fp32", **options) -> tuple[nn.Module, list]:
+    """What a training with an average ends with, and every step's parameters."""
+    live = nets.net(
+        0, lambda: nn.Sequential(nn.Linear(nets.FEATURES, 8), nn.BatchNorm1d(8), nn.Linear(8, nets.CLASSES))
+    )
+    artifact = nets.sealed(live, place)
+    module = form.restore(artifact)
+    held: list[list[torch.Tensor]] = []
+
+    def each(done: int, total: int) -> None:
+        held.append([one.detach().clone() for one in module.parameters()])
+
+    plan = dataclasses.replace(QUICK, epochs=4, average=share, precision=precision)
+    train(module, artifact, nets.split(nets.rows(96)), PLAIN, plan, 3, each=each, **options)
+    return module, held
+
+
+@pytest.mark.parametrize(("share", "steps"), [(0.25, 6), (0.01, 0), (0.9, 22)])
+def test_the_weights_of_the_last_steps_are_averaged(tmp_path, share, steps):
+    module, held = averaged(tmp_path / "model", share)
+    wanted = [torch.stack(one).mean(dim=0) for one in zip(*held[-(steps or 1) :], strict=True)]
+    for one, other in zip(module.parameters(), wanted, strict=True):
+        torch.testing.assert_close(one.detach(), other, rtol=1e-4, atol=1e-6)
+    x = torch.from_numpy(np.stack([x for x, _ in nets.rows(96)]))
+    with torch.no_grad():
+        seen = module[0](x)
+    fits = torch.allclose(module[1].running_mean, seen.mean(dim=0), atol=1e-5)
+    assert fits == (steps > 0), "what batch normalisation holds is that of the mean of the weights"
+    assert module[1].momentum == 0.1
+
+
+def test_a_resumed_average_is_the_same(tmp_path):
+    class EnoughError(Exception):
+        pass
+
+    def stop(share: float, text: str) -> None:
+        if share > 0.8:
+            raise EnoughError
+
+    whole, _ = averaged(tmp_path / "a", 0.5)
+    keeping = Keeping(tmp_path / "kept", 0.0)
+    with pytest.raises(EnoughError):
+        averaged(tmp_path / "a", 0.5, keeping=keeping, progress=stop)
+    assert same(averaged(tmp_path / "a", 0.5, keeping=keeping)[0], whole)
+
+
+def test_an_average_and_patience_exclude_each_other(tmp_path):
+    plan = dataclasses.replace(QUICK, average=0.5, patience=1, validation=0.2)
+    with pytest.raises(BuildError, match="average and patience exclude each other — choose one of them"):
+        trained(tmp_path, nets.net(0, small), plan)
 
 
 def test_it_stops_early_and_keeps_the_best_epoch(tmp_path):

@@ -59,7 +59,8 @@ class Teacher:
         views when its first lesson comes, if views come again.
     consensus
         Weight of the mean of its answers to all views of an example in what it answers to one of them (Radosavovic et
-        al. 2018, "Data Distillation: Towards Omni-Supervised Learning", section 3.2: it is right more often).
+        al. 2018, "Data Distillation: Towards Omni-Supervised Learning", section 3.2: it is right more often); where
+        images are blended, of its answers to a blend and its mirror image.
     name
         The technique's name, for errors.
 
@@ -119,22 +120,23 @@ class Teacher:
         if lesson.view in self._known:
             known = self._known[lesson.view]
             return known[lesson.places.to(known.device)]
-        return self._answer(lesson).to(lesson.inputs[0].device)
+        return self._agreed(lesson).to(lesson.inputs[0].device)
 
     def _demand_consensus(self, views: int, where: str) -> None:
-        if not self._augmentation or views < 2:
+        blends = bool(self._augmentation and self._augmentation.blends)
+        if not blends and (not self._augmentation or views < 2):
             raise BuildError(
                 "there is a consensus only where views of the data come again", where=where,
                 do="set augment, and views to 2 or more",
             )  # fmt: skip
-        shape = _looked_at(self.artifact).shape
+        shape = looked_at(self.artifact).shape
         if len(shape) > 2:
             axes = ", ".join(str(axis) for axis in shape)
             raise BuildError(
                 f"the original answers in shape [{axes}], which moves as an image does, and has no mean",
                 where=where, do="use consensus=0",
             )  # fmt: skip
-        if not self._remembers:
+        if not blends and not self._remembers:
             raise BuildError(
                 f"the original's answers to {views} views do not fit into memory, and a consensus needs them all",
                 where=where, do="set fewer views, or consensus=0",
@@ -142,13 +144,20 @@ class Teacher:
 
     def _learn(self, view: int) -> None:
         """Answer all examples in a view, or for a consensus in every view."""
-        if not self._consensus:
+        assert self._augmentation is not None
+        if not self._consensus or self._augmentation.blends:
             self._known[view] = self._all(view)
             return
-        assert self._augmentation is not None
         answers = {one: self._all(one) for one in range(1, self._augmentation.views + 1)}
         mean = torch.stack(tuple(answers.values())).mean(dim=0)
         self._known = {one: torch.lerp(answer, mean, self._consensus) for one, answer in answers.items()}
+
+    def _agreed(self, lesson: Lesson) -> torch.Tensor:
+        """Its answers to a lesson: to blends, drawn to the mean of those to them and to their mirror images."""
+        answer = self._answer(lesson)
+        if not (self._consensus and self._augmentation and self._augmentation.blends):
+            return answer
+        return torch.lerp(answer, self._answer(self._augmentation.mirrored(lesson)), self._consensus / 2)
 
     def _answer(self, lesson: Lesson) -> torch.Tensor:
         self._model.to(self._device)
@@ -176,8 +185,8 @@ class Teacher:
                 self._progress(start / count, f"asking the original{f', view {view}' if view else ''}")
                 lesson = self._lessons.at(np.arange(start, min(start + ANSWERED_AT_ONCE, count)))
                 if self._augmentation:
-                    lesson = self._augmentation.of(lesson, view)
-                found.append(self._answer(lesson))
+                    lesson = self._augmentation.of(lesson, view, self._lessons.at)
+                found.append(self._agreed(lesson))
         self._model.cpu()
         return torch.cat(found).to(self._home)
 
@@ -303,7 +312,7 @@ def as_taught(teacher: Teacher, classes: bool) -> Examine:
     return score
 
 
-def _looked_at(artifact: Artifact) -> TensorSpec:
+def looked_at(artifact: Artifact) -> TensorSpec:
     """The output that losses look at."""
     names = [spec.name for spec in artifact.outputs]
     return artifact.outputs[names.index("logits") if "logits" in names else 0]
@@ -311,6 +320,6 @@ def _looked_at(artifact: Artifact) -> TensorSpec:
 
 def _is_small(artifact: Artifact, examples: int) -> bool:
     """Whether all answers may be kept: every axis but the batch is fixed, for padding changes from batch to batch."""
-    spec = _looked_at(artifact)
+    spec = looked_at(artifact)
     fixed = [axis for axis in spec.shape[1:] if isinstance(axis, int)]
     return len(fixed) == len(spec.shape) - 1 and 4 * examples * int(np.prod(fixed)) <= REMEMBERED_BYTES

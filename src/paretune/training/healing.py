@@ -20,7 +20,7 @@ from paretune.forms.torch_edits import Edit
 from paretune.training import random_state
 from paretune.training.augmentation import Augmentation
 from paretune.training.device import home
-from paretune.training.distillation import Teacher, as_taught, distilling
+from paretune.training.distillation import Teacher, as_taught, distilling, looked_at
 from paretune.training.learner import demand_trainable
 from paretune.training.lesson import Lessons, demand_classes, demand_lessons
 from paretune.training.loss import Step, examining, supervised
@@ -90,7 +90,7 @@ def heal(
         if isinstance(teacher, Teacher)
         else Teacher(
             teacher or fit.teacher, data, home(), asking,
-            augmentation=Augmentation(plan.augment, fit.seed, len(data), plan.views),
+            augmentation=Augmentation.planned(plan, fit.seed, len(data)),
             consensus=plan.consensus, name=name,
         )
     )  # fmt: skip
@@ -156,9 +156,8 @@ def _about(fit: Fit) -> tuple[str, ...]:
 
 def _unheard(teacher: Artifact) -> str:
     """Which outputs are not taught, in words; nothing where there is only one."""
-    names = [spec.name for spec in teacher.outputs]
-    told = "logits" if "logits" in names else names[0]
-    left = ", ".join(name for name in names if name != told)
+    told = looked_at(teacher).name
+    left = ", ".join(spec.name for spec in teacher.outputs if spec.name != told)
     return f"of the outputs only {told} is compared with the original's, not {left}" if left else ""
 
 

@@ -55,6 +55,11 @@ class Lessons:
     def __len__(self) -> int:
         return len(self.split)
 
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """Those of the inputs, where the model takes them by keyword."""
+        return form.keywords(self.artifact)
+
     def at(self, places: Places) -> Lesson:
         """The examples at these places, in this order.
 
@@ -70,7 +75,7 @@ class Lessons:
             tuple(self._tensor(form.native(array)) for array in arrays),
             None if batch.labels is None else self._moved(_labels(batch.labels)),
             torch.as_tensor(places.copy()),
-            names=form.keywords(self.artifact),
+            names=self.names,
         )
 
     def labels(self, places: Places) -> torch.Tensor | None:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from paretune.ask.knob import knob
 
+AUGMENTATIONS = ("none", "flip", "shift_flip", "erase_flip", "mix_flip")
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -30,12 +32,16 @@ class Plan:
         "fp32", "arithmetic of the forward pass; fp16 scales its losses", choices=("fp32", "bf16", "fp16")
     )
     augment: str = knob(
-        "none", "images mirrored; moved too, by up to an eighth of their sides; or a quarter of each side erased too",
-        choices=("none", "flip", "shift_flip", "erase_flip"),
+        "none", "images mirrored; moved too, by up to an eighth of their sides; a quarter of each side erased too; or "
+        "blended with up to as much of another one too, and the label of one of both", choices=AUGMENTATIONS,
     )  # fmt: skip
     views: int = knob(
         0, "augmented views of the data, which epochs take in turn and a teacher answers once; 0: a new one each epoch",
         low=0, high=10_000,
+    )  # fmt: skip
+    average: float = knob(
+        0.0, "share of the last steps whose weights are averaged, and batch normalisation is measured anew for the "
+        "mean; 0: the last step's are kept", low=0.0, high=0.9,
     )  # fmt: skip
     activation_checkpointing: bool = knob(
         False, "blocks compute on the way back what they computed before, for less memory", choices=(True, False)
@@ -56,7 +62,8 @@ class Healing(Plan):
     alpha: float = knob(0.8, "weight of the original's answers; the labels have the rest", low=0.0, high=1.0)
     temperature: float = knob(4.0, "by which logits are divided before they are compared", low=0.1, high=100.0)
     consensus: float = knob(
-        0.0, "weight of what the original answers to all views of an example, their mean, in what it teaches for one",
+        0.0, "weight of what the original answers to all views of an example (or to a blend and its mirror image), "
+        "their mean, in what it teaches for one",
         low=0.0, high=1.0,
     )  # fmt: skip
     answers: str = knob(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -62,32 +62,56 @@ def recalibrate(
     order = Order(len(data), min(batch, len(data)), seed)
     steps = min(order.steps, max(1, examples // order.batch))
     lessons, names = Lessons(data, artifact, device), form.keywords(artifact)
+
+    def batches() -> Iterator[tuple[torch.Tensor, ...]]:
+        for step in range(steps):
+            progress(step / steps, "measuring batch normalisation anew")
+            yield lessons.at(order.places(step)).inputs
+
+    module.to(device)
+    try:
+        with repeatable(device):
+            gather(module, layers, names, batches(), name)
+    finally:
+        module.cpu()
+    return steps * order.batch
+
+
+def gather(
+    module: torch.nn.Module,
+    layers: Mapping[str, _BatchNorm],
+    names: tuple[str, ...] | None,
+    batches: Iterable[tuple[torch.Tensor, ...]],
+    where: str,
+) -> None:
+    """Let some of a module's batch normalisations gather their statistics anew, in place, while it answers batches.
+
+    It is in eval mode afterwards. For the rest, and for what is raised, see :func:`recalibrate`.
+    """
     pace = {path: layer.momentum for path, layer in layers.items()}
-    module.to(device).eval()
     before = {path: {key: one.clone() for key, one in layer.named_buffers()} for path, layer in layers.items()}
+    module.eval()
     try:
         for layer in layers.values():
             layer.reset_running_stats()
             layer.momentum = None  # torch's word for the plain mean over batches
             layer.train()
-        with repeatable(device), torch.no_grad():
-            for step in range(steps):
-                progress(step / steps, "measuring batch normalisation anew")
-                _forward(module, names, lessons.at(order.places(step)).inputs, name)
+        with torch.no_grad():
+            for inputs in batches:
+                _forward(module, names, inputs, where)
     finally:
         for path, layer in layers.items():
             layer.momentum = pace[path]
             if not int(layer.num_batches_tracked or 0):  # a branch that no example took measured nothing
                 for key, buffer in layer.named_buffers():
                     buffer.copy_(before[path][key])
-        module.eval().cpu()
+        module.eval()
     for path, layer in layers.items():
         if not all(bool(kept.isfinite().all()) for kept in (layer.running_mean, layer.running_var) if kept is not None):
             raise BuildError(
-                f"the inputs of {path or 'the model'} are not finite", where=name,
+                f"the inputs of {path or 'the model'} are not finite", where=where,
                 do="look for training examples that are not finite, or prune less",
             )  # fmt: skip
-    return steps * order.batch
 
 
 def measuring(module: torch.nn.Module) -> Iterator[tuple[str, _BatchNorm]]:

@@ -76,4 +76,10 @@ class Sparsifying(Healing):
             raise BuildError(f"begin={self.begin:g} lies behind end={self.end:g}", where=where, do="set end higher")
         if self.patience and self.epochs:
             raise BuildError("patience may keep an epoch before the last zeros came", where=where, do="set patience=0")
-        return Ramp(self.begin, self.begin if self.schedule == "one_shot" else self.end, self.interval)
+        ramp = Ramp(self.begin, self.begin if self.schedule == "one_shot" else self.end, self.interval)
+        if self.average and self.epochs and ramp.end > 1 - self.average:
+            raise BuildError(
+                f"average={self.average:g} begins before the last zeros came", where=where,
+                do=f"set it to {1 - ramp.end:g} at most",
+            )  # fmt: skip
+        return ramp

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,19 +22,23 @@ from paretune.forms import torch as form
 from paretune.training import random_state
 from paretune.training.activation_checkpoint import recomputed
 from paretune.training.augmentation import Augmentation
+from paretune.training.average import Average
 from paretune.training.checkpoint import Checkpoint, Checkpoints, purpose, tensors_of, unsaved_of
 from paretune.training.device import accelerator, repeatable
 from paretune.training.learner import Learner, demand_trainable
 from paretune.training.lesson import Lesson, Lessons
 from paretune.training.loss import Examine, Step, examine
 from paretune.training.optimizer import load_state, made, state_of
-from paretune.training.order import Order, parted, parts
+from paretune.training.order import Order, Places, parted, parts
 from paretune.training.outcome import Epoch, Outcome, progress_line
 from paretune.training.plan import Plan
 from paretune.training.processes import agreed, demand_agreement, demand_shareable
+from paretune.training.recalibrate import gather, measuring
 from paretune.training.schedule import share
 
 SHOWN_EVERY_S = 1.0
+MEASURED = 100
+"""Batches on which batch normalisation is measured anew for a mean of parameters."""
 ADVICE = "lower learning_rate or clip, or look for examples that are not finite"
 SMALLEST_SCALE = 2.0**-14
 """A loss scale below this means that gradients overflow whatever the scale."""
@@ -111,6 +115,8 @@ def train(
     demand_trainable(module, name)
     if plan.patience and not plan.validation:
         raise BuildError("patience needs a validation part", where=name, do="set validation, 0.1 say")
+    if plan.patience and plan.average:
+        raise BuildError("average and patience exclude each other", where=name, do="choose one of them")
     if plan.views and plan.augment == "none":
         raise BuildError("views needs images that are augmented", where=f"{name}.views", do="set augment too")
     if plan.compile and plan.activation_checkpointing:
@@ -146,7 +152,7 @@ class Trainer:
             raise BuildError("leaves nothing to learn from", where=f"{name}.validation", do="set less aside")
         self.order = Order(len(self.learnt), min(plan.batch, len(self.learnt)), seed)
         self.total = self.order.steps * plan.epochs
-        self.augmentation = Augmentation(plan.augment, seed, len(data), plan.views)
+        self.augmentation = Augmentation.planned(plan, seed, len(data))
         demand_shareable(device, self.order.batch, plan, companion, name)
         if plan.channels_last:
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -159,6 +165,7 @@ class Trainer:
         self.curve: list[Epoch] = []
         self.losses: list[float] = []  # of this epoch's steps
         self.best, self.best_epoch = dict[str, torch.Tensor](), 0
+        self.average = Average(module, plan.average, self.total)
         self.passing = unsaved_of(module)
         self.taken = 0  # steps that half precision did not skip
 
@@ -175,6 +182,7 @@ class Trainer:
                 break
             self.losses.append(self._update(number))
             self.each(number + 1, self.total)
+            self.average.take(number + 1)
             ends = (number + 1) % self.order.steps == 0
             if ends:
                 self._end_epoch(number)
@@ -220,15 +228,20 @@ class Trainer:
             last = place == len(pieces) - 1
             with contextlib.nullcontext() if last else self.device.no_sync(self.learner):
                 # parallel wrappers average over processes, whose shares of a batch may differ by an example
-                lesson = dataclasses.replace(self.lessons.at(batch[piece]), batch_labels=labels)
-                if self.augmentation:
-                    lesson = self.augmentation.of(lesson, self.augmentation.view(number // self.order.steps))
+                lesson = dataclasses.replace(self._lesson(number, batch[piece]), batch_labels=labels)
                 total += self._backward(lesson, len(piece) * self.device.num_processes / len(batch))
         loss = float(self.device.reduce(total, "mean"))
         if not math.isfinite(loss):
             raise self._diverged(f"the loss is {loss}", number)
         self._step(number)
         return loss
+
+    def _lesson(self, number: int, places: Places) -> Lesson:
+        """Examples as the epoch of a step sees them."""
+        lesson = self.lessons.at(places)
+        if not self.augmentation:
+            return lesson
+        return self.augmentation.of(lesson, self.augmentation.view(number // self.order.steps), self.lessons.at)
 
     def _backward(self, lesson: Lesson, weight: float) -> torch.Tensor:
         """Add the gradients of some of the batch; its weighted loss."""
@@ -338,11 +351,14 @@ class Trainer:
         drawn, numbers = random_state.capture(self.device.device)
         facts = {
             "purpose": self.purpose, "curve": [dataclasses.astuple(epoch) for epoch in self.curve],
-            "losses": self.losses, "best_epoch": self.best_epoch, "taken": self.taken,
+            "losses": self.losses, "best_epoch": self.best_epoch, "taken": self.taken, "averaged": self.average.count,
             "optimizer": scalars, "random": numbers,
             "scaler": None if self.device.scaler is None else self.device.scaler.state_dict(),
         }  # fmt: skip
-        tensors = {"model": model, "optimizer": optimizer, "random": drawn, "best": self.best}
+        tensors = {
+            "model": model, "optimizer": optimizer, "random": drawn, "best": self.best,
+            "average": self.average.tensors,
+        }  # fmt: skip
         self.checkpoints.save(Checkpoint(step, tensors, facts))
         self._saved = time.monotonic()
 
@@ -364,17 +380,35 @@ class Trainer:
             random_state.sow(int(np.random.default_rng([self.device.process_index, held.step]).integers(2**31)))
         self.curve = [Epoch(*values) for values in held.facts["curve"]]
         self.losses, self.best_epoch = list(held.facts["losses"]), held.facts["best_epoch"]
-        self.taken = held.facts["taken"]
+        self.taken, self.average.count = held.facts["taken"], held.facts["averaged"]
+        self.average.tensors = {name: one.to(self.device.device) for name, one in held.tensors["average"].items()}
         self.best = {name: tensor.to(self.device.device) for name, tensor in held.tensors["best"].items()}
         return held.step
 
     def _settle(self) -> None:
-        """With patience the best epoch's parameters are the result; what is never saved is as it was before."""
+        """With patience the best epoch's parameters are the result, or the mean of the last steps' if that was asked;
+        what is never saved is as it was before."""
         with torch.no_grad():
             for name, tensor in tensors_of(self._trained()) if self.best else ():
                 tensor.copy_(self.best[name])
+        if self.average.count:
+            self.average.lay()
+            self._measure()
         for owner, name, value in self.passing:
             owner._buffers[name] = value
+
+    def _measure(self) -> None:
+        """The mean of parameters has statistics of its own; layers that stood still at the end keep theirs."""
+        layers = {path: layer for path, layer in measuring(self.module) if layer.training}
+
+        def batches() -> Iterator[tuple[torch.Tensor, ...]]:
+            for number in range(max(0, self.total - MEASURED), self.total):
+                places = self.learnt[self.order.places(number)]  # all of them in every process: one result
+                for piece in parts(np.arange(len(places)), self.plan.micro_batch):
+                    yield self._lesson(number, places[piece]).inputs
+
+        if layers:
+            gather(self.module, layers, self.lessons.names, batches(), self.name)
 
     def _purpose(self, artifact: Artifact, data: Split, seed: int, about: Sequence[str]) -> str:
         """What must be the same for a checkpoint to be taken up."""

@@ -462,15 +462,7 @@ def test_a_quantised_module_loses_blocks_and_is_exported(quantised, original, tm
 
 
 def test_heads_go_before_quantising_and_that_is_said(tmp_path):
-    rng = np.random.default_rng(0)
-    items = [(rng.integers(0, 30, 7), np.int64(number % 3)) for number in range(48)]
-    module = nets.net(0, Encoder)
-    (tmp_path / "model").mkdir()
-    form.save(module, tmp_path / "model")
-    inputs = (TensorSpec("ids", "int64", ("batch", 7)),)
-    artifact = Artifact.seal(
-        "torch", tmp_path / "model", inputs, (TensorSpec("logits", "float32", ("batch", 3)),), origin=module
-    )
+    artifact, items = encoded(tmp_path / "model")
     made = PLAIN.apply(artifact, fitted(artifact, tmp_path / "made", items))
     with pytest.raises(BuildError, match=r"the model is quantised, .* — put this step before torch_qat"):
         TorchPruneHeads(epochs=0).apply(made, fitted(made, tmp_path / "left", items, teacher=artifact))
@@ -564,14 +556,19 @@ class Encoder(nn.Module):
         return self.classify(x.mean(1))
 
 
-def test_an_encoder_of_any_length_runs_every_layer_in_integers(tmp_path):
+def encoded(root: Path) -> tuple[Artifact, list[tuple[np.ndarray, np.int64]]]:
+    """The encoder, and rows of seven tokens."""
     rng = np.random.default_rng(0)
     items = [(rng.integers(0, 30, 7), np.int64(number % 3)) for number in range(48)]
     module = nets.net(0, Encoder)
-    (tmp_path / "model").mkdir()
-    form.save(module, tmp_path / "model")
+    root.mkdir()
+    form.save(module, root)
     ids, logits = TensorSpec("ids", "int64", ("batch", "length")), TensorSpec("logits", "float32", ("batch", 3))
-    artifact = Artifact.seal("torch", tmp_path / "model", (ids,), (logits,), origin=module)
+    return Artifact.seal("torch", root, (ids,), (logits,), origin=module), items
+
+
+def test_an_encoder_of_any_length_runs_every_layer_in_integers(tmp_path):
+    artifact, items = encoded(tmp_path / "model")
     made = PLAIN.apply(artifact, fitted(artifact, tmp_path / "made", items))
     assert "7 layers with weights of 8 bits, 5 activations of 8 bits" in made.notes[0]
     assert made.notes[1] == "torch_qat: weights left in float: words.weight"

@@ -285,15 +285,19 @@ def asked_of(answers: dict[int, torch.Tensor], artifact, data, consensus: float,
     return wise(augmentation.of(lesson, 1, lessons.at))
 
 
-def test_the_original_is_asked_of_blends_and_each_view_of_them_once(tmp_path):
+def healed(tmp_path, *plans: Healing) -> list[nn.Module]:
+    """The same module, taught by each plan."""
     artifact = samples.artifact("torch")
-    fit = samples.fit(artifact, tmp_path)
-    modules = []
-    for views in (2, 0):
-        modules.append(form.restore(artifact))
-        plan = Healing(epochs=2, batch=16, augment="mix_flip", views=views, alpha=1.0)
-        heal(modules[-1], artifact, fit, plan, name="here")
-    assert not same(modules[0], form.restore(artifact))
+    modules = [form.restore(artifact) for _ in plans]
+    for module, plan in zip(modules, plans, strict=True):
+        heal(module, artifact, samples.fit(artifact, tmp_path), plan, name="here")
+    return modules
+
+
+def test_the_original_is_asked_of_blends_and_each_view_of_them_once(tmp_path):
+    plan = Healing(epochs=2, batch=16, augment="mix_flip", alpha=1.0)
+    modules = healed(tmp_path, dataclasses.replace(plan, views=2), plan)
+    assert not same(modules[0], form.restore(samples.artifact("torch")))
     for ours, theirs in zip(modules[0].state_dict().values(), modules[1].state_dict().values(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
 
@@ -364,14 +368,8 @@ def test_a_consensus_draws_every_answer_to_the_mean_of_all_views(tmp_path, conse
 
 
 def test_a_consensus_is_taught(tmp_path):
-    artifact = samples.artifact("torch")
-    fit = samples.fit(artifact, tmp_path)
-    modules = []
-    for consensus in (0.0, 1.0):
-        modules.append(form.restore(artifact))
-        plan = Healing(epochs=2, batch=16, augment="shift_flip", views=2, consensus=consensus)
-        heal(modules[-1], artifact, fit, plan, name="here")
-    assert not same(*modules)
+    plan = Healing(epochs=2, batch=16, augment="shift_flip", views=2)
+    assert not same(*healed(tmp_path, plan, dataclasses.replace(plan, consensus=1.0)))
 
 
 @pytest.mark.parametrize("options", [{}, {"augment": "shift_flip"}, {"augment": "shift_flip", "views": 1}])

@@ -325,7 +325,7 @@ def test_the_forward_pass_is_in_the_asked_arithmetic(tmp_path, precision, dtype)
     assert seen == {dtype}
 
 
-def averaged(place: Path, share: float, precision: str = "fp32", **options) -> tuple[nn.Module, list]:
+def averaged(place: Path, share: float, **options) -> tuple[nn.Module, list]:
     """What a training with an average ends with, and every step's parameters."""
     live = nets.net(
         0, lambda: nn.Sequential(nn.Linear(nets.FEATURES, 8), nn.BatchNorm1d(8), nn.Linear(8, nets.CLASSES))
@@ -337,7 +337,7 @@ def averaged(place: Path, share: float, precision: str = "fp32", **options) -> t
     def each(done: int, total: int) -> None:
         held.append([one.detach().clone() for one in module.parameters()])
 
-    plan = dataclasses.replace(QUICK, epochs=4, average=share, precision=precision)
+    plan = dataclasses.replace(QUICK, epochs=4, average=share)
     train(module, artifact, nets.split(nets.rows(96)), PLAIN, plan, 3, each=each, **options)
     return module, held
 

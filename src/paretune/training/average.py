@@ -6,7 +6,14 @@ Generalization": such a mean lies further from where the loss rises than the las
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
+
+from paretune.training.recalibrate import gather, measuring
+
+MEASURED = 100
+"""Batches on which batch normalisation is measured anew for a mean."""
 
 
 class Average:
@@ -36,7 +43,16 @@ class Average:
             mean.lerp_(parameter, 1 / self.count)
 
     @torch.no_grad()
-    def lay(self) -> None:
-        """Give the module the mean."""
+    def lay(
+        self, batches: Iterable[tuple[torch.Tensor, ...]], names: tuple[str, ...] | None, where: str
+    ) -> None:  # fmt: skip
+        """Give the module the mean, and its batch normalisations the statistics that it has on ``batches``.
+
+        Those that stand still in eval mode keep theirs. For ``names``, ``where`` and what is raised see
+        :func:`~paretune.training.recalibrate.gather`.
+        """
+        layers = {path: layer for path, layer in measuring(self._module) if layer.training}
         for name, parameter in self._module.named_parameters():
             parameter.copy_(self.tensors[name])
+        if layers:
+            gather(self._module, layers, names, batches, where)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from paretune.ask.knob import knob
+from paretune.errors import BuildError
 
 AUGMENTATIONS = ("none", "flip", "shift_flip", "erase_flip", "mix_flip")
 
@@ -53,6 +54,25 @@ class Plan:
         0, "epochs without a better score after which to stop, and the best epoch is kept; 0: the last one is",
         low=0, high=10_000,
     )  # fmt: skip
+
+    def demand_sound(self, where: str) -> None:
+        """Refuse knobs that contradict each other.
+
+        Raises
+        ------
+        BuildError
+            If some do.
+        """
+        if self.patience and not self.validation:
+            raise BuildError("patience needs a validation part", where=where, do="set validation, 0.1 say")
+        if self.patience and self.average:
+            raise BuildError("average and patience exclude each other", where=where, do="choose one of them")
+        if self.views and self.augment == "none":
+            raise BuildError("views needs images that are augmented", where=f"{where}.views", do="set augment too")
+        if self.compile and self.activation_checkpointing:
+            raise BuildError(
+                "compile and activation_checkpointing exclude each other", where=where, do="choose one of them"
+            )
 
 
 @dataclass(frozen=True)

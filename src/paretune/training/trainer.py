@@ -22,7 +22,7 @@ from paretune.forms import torch as form
 from paretune.training import random_state
 from paretune.training.activation_checkpoint import recomputed
 from paretune.training.augmentation import Augmentation
-from paretune.training.average import Average
+from paretune.training.average import MEASURED, Average
 from paretune.training.checkpoint import Checkpoint, Checkpoints, purpose, tensors_of, unsaved_of
 from paretune.training.device import accelerator, repeatable
 from paretune.training.learner import Learner, demand_trainable
@@ -33,12 +33,9 @@ from paretune.training.order import Order, Places, parted, parts
 from paretune.training.outcome import Epoch, Outcome, progress_line
 from paretune.training.plan import Plan
 from paretune.training.processes import agreed, demand_agreement, demand_shareable
-from paretune.training.recalibrate import gather, measuring
 from paretune.training.schedule import share
 
 SHOWN_EVERY_S = 1.0
-MEASURED = 100
-"""Batches on which batch normalisation is measured anew for a mean of parameters."""
 ADVICE = "lower learning_rate or clip, or look for examples that are not finite"
 SMALLEST_SCALE = 2.0**-14
 """A loss scale below this means that gradients overflow whatever the scale."""
@@ -113,14 +110,7 @@ def train(
         If ``progress`` raised it; a checkpoint was written before.
     """
     demand_trainable(module, name)
-    if plan.patience and not plan.validation:
-        raise BuildError("patience needs a validation part", where=name, do="set validation, 0.1 say")
-    if plan.patience and plan.average:
-        raise BuildError("average and patience exclude each other", where=name, do="choose one of them")
-    if plan.views and plan.augment == "none":
-        raise BuildError("views needs images that are augmented", where=f"{name}.views", do="set augment too")
-    if plan.compile and plan.activation_checkpointing:
-        raise BuildError("compile and activation_checkpointing exclude each other", where=name, do="choose one of them")
+    plan.demand_sound(name)
     again = recomputed(module, name) if plan.activation_checkpointing else contextlib.nullcontext()
     with accelerator(plan.precision) as device, again:
         trainer = Trainer(
@@ -392,23 +382,16 @@ class Trainer:
             for name, tensor in tensors_of(self._trained()) if self.best else ():
                 tensor.copy_(self.best[name])
         if self.average.count:
-            self.average.lay()
-            self._measure()
+            self.average.lay(self._last_inputs(), self.lessons.names, self.name)
         for owner, name, value in self.passing:
             owner._buffers[name] = value
 
-    def _measure(self) -> None:
-        """The mean of parameters has statistics of its own; layers that stood still at the end keep theirs."""
-        layers = {path: layer for path, layer in measuring(self.module) if layer.training}
-
-        def batches() -> Iterator[tuple[torch.Tensor, ...]]:
-            for number in range(max(0, self.total - MEASURED), self.total):
-                places = self.learnt[self.order.places(number)]  # all of them in every process: one result
-                for piece in parts(np.arange(len(places)), self.plan.micro_batch):
-                    yield self._lesson(number, places[piece]).inputs
-
-        if layers:
-            gather(self.module, layers, self.lessons.names, batches(), self.name)
+    def _last_inputs(self) -> Iterator[tuple[torch.Tensor, ...]]:
+        """What the last steps saw, all of it in every process, so that all measure the same."""
+        for number in range(max(0, self.total - MEASURED), self.total):
+            places = self.learnt[self.order.places(number)]
+            for piece in parts(np.arange(len(places)), self.plan.micro_batch):
+                yield self._lesson(number, places[piece]).inputs
 
     def _purpose(self, artifact: Artifact, data: Split, seed: int, about: Sequence[str]) -> str:
         """What must be the same for a checkpoint to be taken up."""

@@ -79,6 +79,21 @@ def test_a_student_learns_its_teacher_even_where_labels_say_nothing(tmp_path):
     assert taught.notes[-1].startswith("torch_distill: 15 epochs: loss ")
 
 
+def test_the_original_is_asked_as_the_knobs_say(tmp_path):
+    asked = []
+
+    class Watched(Original):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            asked.append(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype)
+            return super().forward(x)
+
+    for precision, wanted in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        fit = fitted(tmp_path / precision, teacher=Watched(), student=student(tmp_path / f"student-{precision}"))
+        asked.clear()
+        dataclasses.replace(QUICK, student="given", epochs=1, teacher_precision=precision).apply(fit.teacher, fit)
+        assert set(asked) == {wanted}
+
+
 def test_what_was_spoilt_before_is_healed(tmp_path):
     fit = fitted(tmp_path, teacher=Original())
     live = nets.net(3, Student)

@@ -175,6 +175,23 @@ def test_a_compiled_student_cannot_be_listened_to(tmp_path, technique):
         taught(dataclasses.replace(technique, augment="flip", views=2, consensus=0.5), fit)
 
 
+@pytest.mark.parametrize("technique", [QUICK, HINTS])
+def test_a_teacher_that_is_listened_to_answers_as_the_knobs_say(tmp_path, technique):
+    given = []
+
+    class Watched(nets.Stages):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            answer = super().forward(x)
+            given.append((answer.dtype, self.stem.weight.is_contiguous(memory_format=torch.channels_last)))
+            return answer
+
+    fit = fitted(tmp_path, nets.made(Watched), nets.made(nets.Stages))
+    asked = dataclasses.replace(technique, epochs=1, teacher_precision="bf16", channels_last=True)
+    learnt = taught(asked, fit)
+    assert set(given[1:]) == {(torch.bfloat16, True)}, "after it was looked through"
+    assert learnt.precision == "fp32"
+
+
 def test_a_teacher_whose_answers_do_not_fit_is_told(tmp_path):
     class Wide(nets.Stages):
         def __init__(self) -> None:

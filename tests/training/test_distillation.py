@@ -216,14 +216,18 @@ def test_labels_that_are_not_used_are_not_looked_at(tmp_path):
     assert answers_classes(data, fit, Healing(answers="values")) is False
 
 
+def exported(artifact, folder):
+    """The same module as a program for seven examples at once."""
+    folder.mkdir()
+    module = form.restore(artifact)
+    torch.export.save(torch.export.export(module, (torch.zeros(7, nets.FEATURES),)), folder / "model.pt2")
+    inputs, outputs = TensorSpec("x", "float32", (7, nets.FEATURES)), TensorSpec("output", "float32", (7, nets.CLASSES))
+    return Artifact.seal("torch", folder, (inputs,), (outputs,))
+
+
 def test_a_teacher_with_a_batch_of_its_own_answers_any_number(tmp_path):
     artifact, teacher = taught(tmp_path)
-    program = tmp_path / "program"
-    program.mkdir()
-    module = form.restore(artifact)
-    torch.export.save(torch.export.export(module, (torch.zeros(7, nets.FEATURES),)), program / "model.pt2")
-    inputs, outputs = TensorSpec("x", "float32", (7, nets.FEATURES)), TensorSpec("output", "float32", (7, nets.CLASSES))
-    fixed = Artifact.seal("torch", program, (inputs,), (outputs,))
+    fixed = exported(artifact, tmp_path / "program")
     for remember in (True, False):
         other = Teacher(fixed, nets.split(nets.rows()), CPU, remember=remember)
         for places in ([3], [70, 3, 119], range(20)):
@@ -264,3 +268,52 @@ def test_a_teacher_that_cannot_teach_is_told(tmp_path):
     other = dataclasses.replace(nets.sealed(nets.net(), tmp_path / "other"), form="onnx")
     with pytest.raises(BuildError, match="only a torch module can teach"):
         Teacher(other, nets.split(nets.rows()), CPU)
+
+
+@pytest.mark.parametrize("remember", [True, False])
+@pytest.mark.parametrize("kept_as", ["module", "program"])
+def test_a_teacher_answers_in_the_arithmetic_that_is_asked_for(tmp_path, remember, kept_as):
+    artifact, exact = taught(tmp_path)
+    known = artifact if kept_as == "module" else exported(artifact, tmp_path / "program")
+    rounded = Teacher(known, nets.split(nets.rows()), CPU, remember=remember, precision="bf16")
+    lesson = lesson_of(artifact, range(20))
+    told, wanted = rounded(lesson), exact(lesson)
+    assert told.dtype == torch.float32
+    assert not torch.equal(told, wanted)
+    torch.testing.assert_close(told, wanted, rtol=0.03, atol=0.03)  # bfloat16 has eight bits
+    assert torch.equal(told, told.bfloat16().float())
+
+
+def test_a_teacher_of_images_has_its_filters_as_the_plan_has_them(tmp_path):
+    layouts = []
+
+    class Images(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.filters = nn.Conv2d(2, 3, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            four = x.unflatten(1, (2, 3))[..., None].expand(-1, -1, -1, 3)
+            layouts.append(self.filters.weight.is_contiguous(memory_format=torch.channels_last))
+            return self.filters(four).flatten(1)
+
+    artifact = nets.sealed(nets.net(0, Images), tmp_path / "images")
+    lesson = lesson_of(artifact, range(8))
+    answers = []
+    for channels_last in (False, True):
+        layouts.clear()
+        teacher = Teacher(artifact, nets.split(nets.rows()), CPU, remember=False, channels_last=channels_last)
+        answers.append(teacher(lesson))
+        assert layouts == [channels_last]
+    torch.testing.assert_close(*answers)
+
+
+def test_answers_that_overflow_half_precision_are_told(tmp_path):
+    live = nets.net()
+    with torch.no_grad():
+        live.layers[4].weight.mul_(1e6)
+    artifact = nets.sealed(live, tmp_path / "large")
+    assert bool(Teacher(artifact, nets.split(nets.rows()), CPU)(lesson_of(artifact, range(8))).isfinite().all())
+    with pytest.raises(BuildError, match="not finite") as told:
+        Teacher(artifact, nets.split(nets.rows()), CPU, precision="fp16")
+    assert told.value.do == "set teacher_precision=bf16"

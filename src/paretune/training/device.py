@@ -70,6 +70,13 @@ def accelerator(precision: str) -> Iterator[Accelerator]:
             state.update(held)
 
 
+def arithmetic(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Products and convolutions in ``fp32`` (as they are), ``bf16`` or ``fp16``, where there are no gradients."""
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, {"bf16": torch.bfloat16, "fp16": torch.float16}[precision])
+
+
 @contextlib.contextmanager
 def repeatable(device: torch.device) -> Iterator[None]:
     """The same numbers every time, where torch has a kernel for it: deterministic algorithms, gradients switched on."""

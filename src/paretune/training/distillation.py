@@ -18,7 +18,7 @@ from paretune.errors import BuildError
 from paretune.forms import torch as form
 from paretune.training import random_state
 from paretune.training.augmentation import Augmentation
-from paretune.training.device import repeatable
+from paretune.training.device import arithmetic, repeatable
 from paretune.training.learner import answer_of
 from paretune.training.lesson import Lesson, Lessons
 from paretune.training.loss import (
@@ -42,7 +42,7 @@ Progress = Callable[[float, str], None]
 
 
 class Teacher:
-    """The model that is imitated: in eval mode, without gradients, always in its own precision.
+    """The model that is imitated: in eval mode, without gradients.
 
     Parameters
     ----------
@@ -61,6 +61,11 @@ class Teacher:
         Weight of the mean of its answers to all views of an example in what it answers to one of them (Radosavovic et
         al. 2018, "Data Distillation: Towards Omni-Supervised Learning", section 3.2: it is right more often); where
         images are blended, of its answers to a blend and its mirror image.
+    precision
+        The arithmetic in which it answers: ``fp32`` is its own, ``bf16`` or ``fp16`` is autocast's. What it answers is
+        float32 in any case.
+    channels_last
+        Whether its images and filters have their channels innermost.
     name
         The technique's name, for errors.
 
@@ -80,6 +85,8 @@ class Teacher:
         remember: bool = True,
         augmentation: Augmentation | None = None,
         consensus: float = 0.0,
+        precision: str = "fp32",
+        channels_last: bool = False,
         name: str = "teacher",
     ) -> None:
         if artifact.form != "torch":
@@ -91,9 +98,13 @@ class Teacher:
         self._model = form.restore(artifact).requires_grad_(False)
         # the graph of an exported program names the device that it was made for
         self._device, self._home = torch.device("cpu") if form.is_program(self._model) else device, device
+        innermost = channels_last and not form.is_program(self._model)
+        if innermost:  # a graph was made for the strides that it was exported with
+            self._model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._model.to(self._device)
+        self._precision = precision
         self._names, self._fixed = form.keywords(artifact), artifact.fixed_batch
-        self._lessons = Lessons(split, _of_any_batch(artifact), self._device)
+        self._lessons = Lessons(split, _of_any_batch(artifact), self._device, innermost)
         self._augmentation, self._progress = augmentation, progress
         views = augmentation.views if augmentation else 1
         self._remembers = remember and views > 0 and _is_small(artifact, views * len(split))
@@ -163,17 +174,19 @@ class Teacher:
         self._model.to(self._device)
         inputs = tuple(tensor.to(self._device) for tensor in lesson.inputs)
         parts = [inputs] if self._fixed is None else _filled(inputs, self._fixed)
-        with torch.no_grad():
+        with torch.no_grad(), arithmetic(self._precision, self._device):
             told = [form.call_flat(self._model, self._names, part) for part in parts]
         names = told[0][0]
         place = names.index("logits") if "logits" in names else 0
         answer = torch.cat([tensors[place].float() for _, tensors, _ in told])[: len(lesson)]
         if not bool(answer.isfinite().all()):
             at = int(lesson.places[int((~answer.isfinite()).reshape(len(lesson), -1).any(dim=1).int().argmax())])
+            half = self._precision == "fp16"
             raise BuildError(
                 "the original answers a training example with numbers that are not finite",
-                where=f"train[{self._lessons.split.indices[at]}]", do="leave the example out, or mend the model",
-            )  # fmt: skip
+                where=f"train[{self._lessons.split.indices[at]}]",
+                do="set teacher_precision=bf16" if half else "leave the example out, or mend the model",
+            )
         return answer
 
     def _all(self, view: int) -> torch.Tensor:

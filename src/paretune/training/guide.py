@@ -22,7 +22,7 @@ from paretune.training.healing import heal, sealed
 from paretune.training.learner import demand_trainable
 from paretune.training.lesson import Lesson, Lessons, demand_lessons
 from paretune.training.loss import Call, Step
-from paretune.training.plan import Teaching
+from paretune.training.plan import Healing, Teaching
 from paretune.training.processes import demand_single
 from paretune.training.structure import Use, attending, matched, middle, stage_ends, watch
 from paretune.training.student import student_of
@@ -66,8 +66,11 @@ class Pair:
 class Guide(Teacher):
     """A teacher some of whose modules are listened to; it answers every lesson anew, once."""
 
-    def __init__(self, artifact: Artifact, split: Split, device: torch.device) -> None:
-        super().__init__(artifact, split, device, remember=False)
+    def __init__(self, artifact: Artifact, split: Split, device: torch.device, plan: Healing) -> None:
+        super().__init__(
+            artifact, split, device, remember=False,
+            precision=plan.teacher_precision, channels_last=plan.channels_last,
+        )  # fmt: skip
         self.taps: Taps | None = None
         self._newest: tuple[Lesson, torch.Tensor] | None = None
 
@@ -104,6 +107,8 @@ class Guidance:
     ----------
     module
         The student, restored from ``artifact``.
+    plan
+        Its ``teacher_precision`` and ``channels_last`` are how the original is asked.
     name
         The technique's, for errors.
 
@@ -113,12 +118,12 @@ class Guidance:
         If the student cannot learn, there is no training data, or one of the two fails on it.
     """
 
-    def __init__(self, module: torch.nn.Module, artifact: Artifact, fit: Fit, name: str) -> None:
+    def __init__(self, module: torch.nn.Module, artifact: Artifact, fit: Fit, plan: Healing, name: str) -> None:
         demand_trainable(module, name)
         data = demand_lessons(fit.train, name)
         self.module, self.where = module.to(home()), f"{name}.pairs"
         self._names = form.keywords(artifact)
-        self.guide = Guide(fit.teacher, data, home())
+        self.guide = Guide(fit.teacher, data, home(), plan)
         self._lesson = Lessons(data, artifact, home()).at(np.arange(min(2, len(data))))
         self.student = watch(module, self._names, self._lesson.inputs)
         self.teacher = self.guide.watched(self._lesson)
@@ -207,7 +212,7 @@ def guided(
         )
     learner, made = student_of(plan, artifact, fit, name)
     module = form.restore(learner)
-    guidance = Guidance(module, learner, fit, name)
+    guidance = Guidance(module, learner, fit, plan, name)
     found = compared(guidance)
     share = [0.0]  # of the steps that were made
 

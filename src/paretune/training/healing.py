@@ -91,7 +91,7 @@ def heal(
         else Teacher(
             teacher or fit.teacher, data, home(), asking,
             augmentation=Augmentation.planned(plan, fit.seed, len(data)),
-            consensus=plan.consensus, name=name,
+            consensus=plan.consensus, precision=plan.teacher_precision, channels_last=plan.channels_last, name=name,
         )
     )  # fmt: skip
     step = around(distilling(wise, fit.loss, plan.alpha, plan.temperature, classes))

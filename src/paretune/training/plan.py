@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from paretune.ask.knob import knob
 from paretune.errors import BuildError
 
+PRECISIONS = ("fp32", "bf16", "fp16")
 AUGMENTATIONS = ("none", "flip", "shift_flip", "erase_flip", "mix_flip")
 
 
@@ -29,9 +30,7 @@ class Plan:
         0.05, "share of the steps in which the rate rises; then it falls as a cosine", low=0.0, high=0.9
     )
     clip: float = knob(1.0, "the largest norm of a step's gradient; 0: any", low=0.0, high=1e6)
-    precision: str = knob(
-        "fp32", "arithmetic of the forward pass; fp16 scales its losses", choices=("fp32", "bf16", "fp16")
-    )
+    precision: str = knob("fp32", "arithmetic of the forward pass; fp16 scales its losses", choices=PRECISIONS)
     augment: str = knob(
         "none", "images mirrored; moved too, by up to an eighth of their sides; a quarter of each side erased too; or "
         "blended with up to as much of another one too, and the label of one of both", choices=AUGMENTATIONS,
@@ -85,6 +84,10 @@ class Healing(Plan):
         0.0, "weight of what the original answers to all views of an example (or to a blend and its mirror image), "
         "their mean, in what it teaches for one",
         low=0.0, high=1.0,
+    )  # fmt: skip
+    teacher_precision: str = knob(
+        "fp32", "arithmetic in which the original answers; below fp32 a step that asks it anew is shorter",
+        choices=PRECISIONS,
     )  # fmt: skip
     answers: str = knob(
         "auto", "what the model answers; auto: classes where labels are whole numbers, values where they are floats",

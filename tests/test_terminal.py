@@ -67,6 +67,26 @@ def test_ends_that_are_not_known_are_dashes() -> None:
     assert "1.5 ms (–)" in text, "no bound on either side"
 
 
+@pytest.mark.parametrize(
+    ("drop", "told"),
+    [
+        ((0.33, -0.19, 0.85), "lies +0.33 pp (-0.19 … +0.85) below that of B"),
+        ((-0.39, -0.64, 0.15), "lies +0.39 pp (-0.15 … +0.64) above that of B"),
+        ((-0.39, None, -0.15), "lies +0.39 pp (+0.15 … –) above that of B"),
+    ],
+)
+def test_a_gain_is_told_as_one(drop: tuple[float, float | None, float], told: str) -> None:
+    run = {"batch": 1, "latency_ms": {"p50": {"value": 1.5, "low": 1.4, "high": 1.6}}}
+    side = {"title": "one", "target": "openvino", "size_bytes": 1_000_000, "runs": [run]}
+    ratio = {"value": 1.2, "low": 1.1, "high": 1.3}
+    found = {
+        "a": side, "b": side, "batches": {"1": {"outcome": "faster", "ratio": ratio}}, "outcome": "faster",
+        "ratio": ratio, "sessions": 3,
+        "drops": {"accuracy": {**dict(zip(("value", "low", "high"), drop, strict=True)), "unit": "pp"}},
+    }  # fmt: skip
+    assert told in shown(tables.compared(found))
+
+
 def test_scenarios_show_every_family_and_tell_what_broke() -> None:
     def finding(name: str, verdict: str, error: str | None = None) -> dict[str, Any]:
         return {"scenario": name, "verdict": verdict, "text": f"{name} in words", "error": error}

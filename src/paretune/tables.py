@@ -117,7 +117,9 @@ def compared(found: Mapping[str, Any]) -> Group:
     ]
     lines.append(grid)
     for name, drop in found["drops"].items():
-        lines.append(Text(f"{name} of A lies {_number(drop, '+.2f', ' ' + drop['unit'])} below that of B"))
+        gains = drop["value"] is not None and drop["value"] < 0
+        apart = _number(_negated(drop) if gains else drop, "+.2f", f" {drop['unit']}")
+        lines.append(Text(f"{name} of A lies {apart} {'above' if gains else 'below'} that of B"))
     over = f"{_number(found['ratio'], '.3f', '×')}, {found['sessions']} sessions"
     shown = found["outcome"] != "no difference shown"
     words = f"A is {found['outcome']}: {over}" if shown else f"no difference shown: A runs at {over} of B's pace"
@@ -242,6 +244,12 @@ def _number(value: Mapping[str, Any] | None, form: str, unit: str = "") -> str:
     if value["high"] is None and not value["low"]:
         return f"{told['value']}{unit} (–)"
     return f"{told['value']}{unit} ({told['low']} … {told['high']})"
+
+
+def _negated(value: Mapping[str, Any]) -> dict[str, Any]:
+    """An estimate of the same seen from the other side; ends that are not known stay so."""
+    sides = {"value": value["value"], "low": value["high"], "high": value["low"]}
+    return {end: None if one is None else -one for end, one in sides.items()}
 
 
 def megabytes(size: int | None) -> str:

@@ -47,6 +47,28 @@ def test_a_value_a_function_or_an_array_that_the_score_uses_counts(tmp_path: Pat
     assert fingerprint_of(score(tmp_path, factor=2.0)) != same
 
 
+def test_a_global_of_an_attributes_name_does_not_count() -> None:
+    def made(n: int, inner: int = 1) -> Any:
+        space: dict[str, Any] = {"__name__": "mine", "n": n, "inner": inner}
+        exec("def score(outputs, labels):\n    def one(x):\n        return x * inner\n    return one(outputs.n)", space)
+        return space["score"]
+
+    assert fingerprint_of(made(1)) == fingerprint_of(made(2))
+    assert fingerprint_of(made(1)) != fingerprint_of(made(1, inner=2)), "a function within takes it from the module"
+
+
+def test_constants_within_and_sets_of_them_count() -> None:
+    def made(text: str) -> Any:
+        space: dict[str, Any] = {"__name__": "mine"}
+        exec(f"def score(outputs, labels):\n    return {text}", space)
+        return space["score"]
+
+    bodies = ("labels in {1, 2}", "labels in {1, 3}", "[x + 1 for x in labels]", "[x + 2 for x in labels]")
+    texts = [fingerprint_of(made(body)) for body in bodies]
+    assert len(set(texts)) == len(texts)
+    assert texts[0] == fingerprint_of(made("labels in {1, 2}"))
+
+
 def test_what_a_score_was_closed_over_counts() -> None:
     def made(values: np.ndarray) -> Any:
         return lambda outputs, labels: outputs[:, 0] * values[0]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
+import types
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +85,91 @@ def test_a_changed_function_that_forward_uses_changes_the_digest(tmp_path: Path)
 
     digests = [sealed(made(body), tmp_path / str(i)).digest for i, body in enumerate(["x + 1", "x + 2", "x + 1"])]
     assert digests[0] == digests[2] != digests[1]
+
+
+class Holding(torch.nn.Module):
+    """Does what it was given: a function, or an attribute that is no parameter and no buffer."""
+
+    def __init__(self, function: Any = None, **held: Any) -> None:
+        super().__init__()
+        self.function = function
+        vars(self).update(held)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.function(x) if self.function else x
+
+
+@dataclasses.dataclass
+class Config:
+    scale: float
+
+
+def made_by(number: float) -> type[torch.nn.Module]:
+    class Made(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * number
+
+    return Made
+
+
+def hooked(module: torch.nn.Module, number: float) -> torch.nn.Module:
+    module.register_forward_hook(lambda part, given, answer: answer * number)
+    return module
+
+
+def frozen(module: torch.nn.Module, still: bool) -> torch.nn.Module:
+    return module.requires_grad_(not still)
+
+
+def test_a_method_in_an_attribute_does_not_carry_the_mode_with_it() -> None:
+    class Own(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.act = self.doubled
+
+        def doubled(self, x: torch.Tensor) -> torch.Tensor:
+            return 2 * x
+
+    assert form.fingerprint(Own().train()) == form.fingerprint(Own().eval())
+
+
+def _scaled(x: torch.Tensor, by: float) -> torch.Tensor:
+    return x * by
+
+
+@pytest.mark.parametrize("made", [
+    lambda number: Holding(lambda x: x * number),
+    lambda number: Holding(lambda x, by=number: x * by),
+    lambda number: Holding(functools.partial(_scaled, by=number)),
+    lambda number: Holding(scale=torch.full((2,), number)),
+    lambda number: Holding(scale=np.full(2, number)),
+    lambda number: Holding(scales={"first": number}),
+    lambda number: Holding(_scale=number),
+    lambda number: Holding(scales={number, 7}),
+    lambda number: Holding(config=types.SimpleNamespace(scale=number, rest=[1, 2])),
+    lambda number: Holding(config=Config(number)),
+    lambda number: Holding(torch.relu if number > 1 else torch.tanh),
+    lambda number: made_by(number)(),
+    lambda number: hooked(Holding(), number),
+    lambda number: frozen(torch.nn.Linear(2, 2), number > 1),
+], ids=[
+    "closure", "default", "partial", "tensor", "array", "dict", "private", "set", "namespace", "dataclass", "builtin",
+    "closure of a method", "hook", "frozen",
+])  # fmt: skip
+def test_what_a_module_holds_beside_its_parameters_counts(made: Any) -> None:
+    one, other = form.fingerprint(made(1.0)), form.fingerprint(made(5.0))
+    assert one != other
+    assert one == form.fingerprint(made(1.0))
+
+
+def test_a_table_of_its_file_that_a_method_uses_counts() -> None:
+    def made(scale: float) -> torch.nn.Module:
+        space: dict[str, Any] = {"torch": torch, "__name__": "mine", "SCALES": torch.tensor([scale])}
+        exec("class M(torch.nn.Module):\n    def forward(self, x): return x * SCALES", space)
+        net: torch.nn.Module = space["M"]()
+        return net
+
+    assert form.fingerprint(made(1.0)) == form.fingerprint(made(1.0)) != form.fingerprint(made(2.0))
 
 
 def test_what_a_class_inherits_is_part_of_what_it_is() -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
-import inspect
 import json
 import sys
 import types
@@ -25,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch.utils import _pytree as pytree
 
 from paretune.ask.artifact import Artifact, TensorSpec
+from paretune.ask.code import code_of, digest_of
 from paretune.ask.target import Arrays
 from paretune.errors import ArtifactError, WorkloadError
 from paretune.forms import torch_edits, torch_program
@@ -34,6 +34,7 @@ CODE = "module.json"
 EDITS = "edits.json"
 PROGRAM = "model.pt2"
 _GIVEN = frozenset({"torch", *sys.stdlib_module_names})  # whose classes are known by their versions
+_MODULES_OWN = frozenset(vars(torch.nn.Module()))  # mode, tensors, submodules and hooks
 
 Kind = Literal["single", "tuple", "dict"]
 
@@ -124,9 +125,11 @@ def detach_copy(module: torch.nn.Module) -> torch.nn.Module:
         with torch_program.quiet():
             twin = copy.deepcopy(module).cpu()
     except Exception as error:  # a user's own __deepcopy__ or __getstate__ may fail in any way
+        normed = "graph leaves" in str(error)  # the weight that an old hook computes anew in every pass
         raise WorkloadError(
             f"{type(module).__qualname__} cannot be copied: {error}", where="Workload.model",
-            do="give a function that makes and returns the module",
+            do="use torch.nn.utils.parametrizations.weight_norm in place of torch.nn.utils.weight_norm, or keep no "
+            "computed tensors in attributes" if normed else "give a function that makes and returns the module",
         ) from error  # fmt: skip
     if not is_program(twin):
         twin.eval()
@@ -279,8 +282,9 @@ def fingerprint(module: torch.nn.Module) -> dict[str, Any]:
     """What decides a module's answers beside its parameters, as digests and without any path.
 
     Of every class of the user's own: its qualified name and the sha256 of its code, with the functions and plain
-    values that its methods use from their own file. Of every submodule: plain attributes and buffers that
-    ``state_dict`` leaves out.
+    values that its methods use from their own file. Of every submodule: attributes (plain values, tensors, containers,
+    objects, functions with what these were closed over), hooks, buffers that ``state_dict`` leaves out, and which
+    parameters are frozen.
     """
     classes: dict[str, dict[str, None]] = {}  # digests in order
     known: set[type] = set()
@@ -288,16 +292,18 @@ def fingerprint(module: torch.nn.Module) -> dict[str, Any]:
         for one in kind.__mro__:  # what it inherits decides as much
             if one not in known and one.__module__.partition(".")[0] not in _GIVEN:
                 known.add(one)
-                classes.setdefault(_short(one), {})[_code_digest(one)] = None
+                classes.setdefault(_short(one), {})[str(digest_of(one))] = None
     state = hashlib.sha256()
     for name, part in module.named_modules():
         label = _short(type(part))
         # where two classes have one name, which of them stands here
-        which = f"={_code_digest(type(part))}" if len(classes.get(label, ())) > 1 else ""
+        which = f"={digest_of(type(part))}" if len(classes.get(label, ())) > 1 else ""
         state.update(f"{name}:{label}{which}:{_plain(part)}".encode())
         for key in sorted(part._non_persistent_buffers_set):
             buffer = part._buffers.get(key)
             state.update(key.encode() + (b"" if buffer is None else to_array(buffer).tobytes()))
+    still = [name for name, parameter in module.named_parameters() if not parameter.requires_grad]
+    state.update(",".join(still).encode())  # a training leaves them as they are
     # files in two folders may define a class of one name, and one inherit from the other
     digests = {label: "+".join(found) for label, found in sorted(classes.items())}
     return {"classes": digests, "state": state.hexdigest()}
@@ -308,41 +314,18 @@ def _short(kind: type) -> str:
 
 
 def _plain(module: torch.nn.Module) -> str:
-    """The submodule's own attributes that are plain values, and functions laid over its methods, as text."""
-    found = [module.extra_repr()] if type(module).__module__.startswith("torch.") else []
+    """The submodule's own attributes as text: plain values as they are, and digests of what else it holds: tensors,
+    containers, functions with what they were closed over, hooks, objects."""
+    given = type(module).__module__.startswith("torch.")
+    found = [module.extra_repr()] if given else []
     for key, value in sorted(vars(module).items()):
-        if isinstance(value, types.FunctionType | types.MethodType):
-            found.append(f"{key}={_code_digest(value)}")
-        elif key != "training" and not key.startswith("_") and torch_edits.is_plain(value):
+        if key in _MODULES_OWN or (given and key.startswith("_")) or isinstance(value, torch.nn.Module):
+            continue
+        if torch_edits.is_plain(value):
             found.append(f"{key}={value!r}")
-    return ";".join(found)
-
-
-def _code_digest(owner: Any) -> str:
-    total = hashlib.sha256()
-    with contextlib.suppress(OSError, TypeError):  # made in a shell, or generated: the compiled code speaks for itself
-        total.update(inspect.getsource(owner).encode())
-    functions = [value for value in vars(owner).values() if inspect.isfunction(value)] if inspect.isclass(owner) else []
-    seen: set[int] = set()
-    for function in functions or ([owner] if not inspect.isclass(owner) else []):
-        _add_code(inspect.unwrap(function), total, seen)
-    return total.hexdigest()
-
-
-def _add_code(function: Any, total: Any, seen: set[int]) -> None:
-    code = getattr(function, "__code__", None)
-    if code is None or id(code) in seen:
-        return
-    seen.add(id(code))
-    total.update(code.co_code)
-    for constant in code.co_consts:
-        if isinstance(constant, frozenset):
-            constant = sorted(map(repr, constant))  # its own order differs from process to process
-        total.update(constant.co_code if isinstance(constant, types.CodeType) else repr(constant).encode())
-    space = getattr(function, "__globals__", {})
-    for name in code.co_names:
-        value = space.get(name)
-        if inspect.isfunction(value) and value.__module__ == function.__module__:
-            _add_code(value, total, seen)
-        elif value is not None and torch_edits.is_plain(value):
-            total.update(f"{name}={value!r}".encode())
+        elif isinstance(value, types.MethodType):  # what it is bound to may be the module itself
+            found.append(f"{key}={code_of(value)}")
+        elif (digest := digest_of(value)) is not None:
+            found.append(f"{key}={digest}")
+    hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+    return ";".join([*found, *(str(digest_of(hook)) for hook in hooks)])

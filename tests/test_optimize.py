@@ -387,7 +387,9 @@ def test_a_student_that_does_not_fit_is_refused_before_any_work(tmp_path: Path) 
 
 def test_one_of_several_processes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(CallError, match="optimize: is one of 2 processes, and a run is made by one — start it without"):
+    with pytest.raises(
+        CallError, match="optimize: is one of 2 processes, and a run is made by one — let `accelerate launch"
+    ):
         paretune.optimize(two_inputs(), "size<=1MB", out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

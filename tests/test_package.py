@@ -23,6 +23,7 @@ PUBLIC = [
     "Run",
     "SetScore",
     "Workload",
+    "batch_size",
     "compare",
     "diagnose",
     "front",
@@ -32,6 +33,7 @@ PUBLIC = [
     "optimize",
     "pack",
     "scenarios",
+    "train",
 ]
 FRAMEWORKS = ["torch", "onnx", "onnxruntime", "onnxscript", "openvino", "nncf", "safetensors", "accelerate"]
 HEAVY = [*FRAMEWORKS, "plotly", "scipy", "sklearn"]

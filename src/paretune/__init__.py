@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from paretune.ask.budget import Budget
     from paretune.ask.set_score import SetScore
     from paretune.ask.workload import Workload
+    from paretune.batch_size import batch_size
     from paretune.check.front import front
     from paretune.check.verdict import judge
     from paretune.compare import compare
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from paretune.measure import measure
     from paretune.optimize import optimize
     from paretune.scenarios import scenarios
+    from paretune.train import train
 
 _PLACES = {
     "Budget": "paretune.ask.budget",
@@ -30,6 +32,7 @@ _PLACES = {
     "Run": "paretune.deliver.run",
     "SetScore": "paretune.ask.set_score",
     "Workload": "paretune.ask.workload",
+    "batch_size": "paretune.batch_size",
     "compare": "paretune.compare",
     "diagnose": "paretune.diagnose",
     "front": "paretune.check.front",
@@ -39,6 +42,7 @@ _PLACES = {
     "optimize": "paretune.optimize",
     "pack": "paretune.deliver.bundle",
     "scenarios": "paretune.scenarios",
+    "train": "paretune.train",
 }
 
 __all__ = [
@@ -48,6 +52,7 @@ __all__ = [
     "Run",
     "SetScore",
     "Workload",
+    "batch_size",
     "compare",
     "diagnose",
     "front",
@@ -57,6 +62,7 @@ __all__ = [
     "optimize",
     "pack",
     "scenarios",
+    "train",
 ]
 
 

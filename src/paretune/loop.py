@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import shutil
 import signal
 import statistics
 import threading
@@ -14,8 +13,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from paretune.ask import plugin, source
-from paretune.ask.artifact import META, Artifact, unlike
+from paretune.ask import plugin
+from paretune.ask.artifact import Artifact
 from paretune.ask.budget import Budget
 from paretune.ask.data import check_inputs
 from paretune.ask.score import UNBOUNDED, named
@@ -24,16 +23,17 @@ from paretune.ask.workload import Partition, Workload, members, partition
 from paretune.build.candidate import Builder, Candidate
 from paretune.build.propose import Proposal, Queue, conversion, light
 from paretune.build.recipe import Recipe
-from paretune.build.store import Store, key_of
+from paretune.build.store import Store
 from paretune.build.technique import Fit, Technique
 from paretune.check.bench import Bench
 from paretune.check.measurement import Measurement, Subject
 from paretune.check.plan import CONFIRM, SCREEN, confirm_s
 from paretune.check.verdict import judge
 from paretune.deliver.trial import Trial
-from paretune.errors import BuildError, DataError, MeasureError, RecipeError, StoppedError, WorkloadError
+from paretune.errors import BuildError, DataError, MeasureError, RecipeError, StoppedError
 from paretune.fitted import demand, fitted, missed
 from paretune.journal import Journal
+from paretune.original import read, read_student
 from paretune.subject import answer_rows
 
 READING = "reading the data and the model"
@@ -82,8 +82,8 @@ class Loop:
         self.journal.say("stage", READING)
         with self.journal.building():
             self.data = partition(self.workload, self.seed, heldout_limit)
-            self.original, door = self._read(self.workload.model)
-            student = self._read_student()
+            self.original, door = read(self.workload.model, self.data.fit, self.store)
+            student = read_student(self.workload, self.original, self.data.fit, self.store)
         for candidate in fixed or ():
             form = candidate.recipe.gives(self.original.form)
             if form not in candidate.target.accepts:
@@ -177,36 +177,6 @@ class Loop:
             raise BuildError(f"no road leads from this model to {asked}: {failed[0]}", where=self.workload.name)
 
     # -- what the steps are made of ----------------------------------------------------------------------------
-
-    def _read(self, model: object) -> tuple[Artifact, source.Source]:
-        scratch = self.store.scratch()
-        try:
-            into = scratch / "original"
-            into.mkdir()
-            artifact, door = source.find(model, self.data.fit, into)
-            key = key_of("original", {"digest": artifact.digest})
-            place = self.store.get(key)
-            if place is None:
-                place = self.store.put(key, "original", lambda at: _copy(artifact.root, at))
-            opened = Artifact.open(place)
-            return dataclasses.replace(opened, origin=artifact.origin), door
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-
-    def _read_student(self) -> Artifact | None:
-        """The model that is to be taught, which must take and return what the original does."""
-        if self.workload.student is None:
-            return None
-        try:
-            student, _ = self._read(self.workload.student)
-        except WorkloadError as error:
-            where = error.where.replace("Workload.model", "Workload.student")
-            raise type(error)(error.what, where=where, do=error.do) from error
-        differs = unlike(student, self.original)
-        if differs:
-            do = "give one that takes and returns what the model does"
-            raise WorkloadError(differs, where="Workload.student", do=do)
-        return dataclasses.replace(student, base="student")
 
     def _try(self, trial: Trial) -> None:
         """Build a candidate, measure it, and judge it on the ranking data; a failure is a finding."""
@@ -393,8 +363,3 @@ def _distinct(proposals: Sequence[Proposal], known: set[str]) -> list[Proposal]:
             known.add(proposal.candidate.id)
             found.append(proposal)
     return found
-
-
-def _copy(root: Path, into: Path) -> None:
-    shutil.copytree(root, into, dirs_exist_ok=True)
-    assert (into / META).is_file()

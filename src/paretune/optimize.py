@@ -236,8 +236,8 @@ def _refuse_processes() -> None:
     if many.isdecimal() and int(many) > 1:
         raise CallError(
             f"is one of {many} processes, and a run is made by one", where="optimize",
-            do="start it without accelerate launch or torchrun; "
-            "a technique's apply(), called by your own program, does train in several",
+            do="let `accelerate launch -m paretune train` make the steps that train, and then start this "
+            "without it, with the same --store",
         )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Group
@@ -44,6 +44,42 @@ def measured(found: Mapping[str, Any]) -> Group:
         lines.append(Text(found["memory_growth"]["text"], style="red" if leaks else ""))
     for name, score in found["scores"].items():
         lines.append(Text(f"{name} {_number(score, '.4f')}"))
+    return Group(*lines)
+
+
+def trained(found: Sequence[Mapping[str, Any]]) -> Group:
+    """What ``paretune train`` made."""
+    grid = Table(box=None, header_style="bold", pad_edge=False)
+    grid.add_column("recipe", overflow="fold")
+    for name in ("parameters", "MACs", "minutes"):
+        grid.add_column(name, justify="right")
+    lines: list[Any] = [grid]
+    for one in found:
+        counts = [f"{one[name]:,}" if one[name] is not None else "–" for name in ("parameters", "macs")]
+        grid.add_row(one["title"], *counts, "–" if one["error"] else f"{one['seconds'] / 60:.1f}")
+        lines += [Text(f"  {note}", style="dim") for note in one["notes"]]
+        if one["error"]:
+            lines.append(Text(one["error"], style="red"))
+    return Group(*lines)
+
+
+def batch_sizes(found: Mapping[str, Any]) -> Group:
+    """What ``paretune batch-size`` found."""
+    grid = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("at once", "examples/s"):
+        grid.add_column(name, justify="right")
+    for size, speed in found["examples_per_s"].items():
+        chosen = int(size) == found["micro_batch"]
+        grid.add_row(size, f"{speed:,.0f}", style="bold" if chosen else "")
+    batch, parts = found["batch"], found["accumulation"]
+    chosen = "a whole batch at once is quickest" if parts == 1 else f"{parts} parts of it make up a batch of {batch}"
+    lines: list[Any] = [grid, Text(f"micro_batch={found['micro_batch']}: {chosen}")]
+    lines.append(Text(f"the most at once that were tried and fit: {found['largest']}"))
+    plain = found["ways"].get("as asked")
+    lines += [
+        Text(f"{way}: {speed / plain:.2f} times as many examples a second")
+        for way, speed in found["ways"].items() if way != "as asked"
+    ]  # fmt: skip
     return Group(*lines)
 
 

@@ -58,6 +58,16 @@ def test_what_needs_more_than_the_limit_is_not_tried(tmp_path, limit, largest):
     assert max(made.examples_per_s) == largest
 
 
+def test_beyond_the_batch_the_most_that_fits_is_found_and_parts_make_up_the_batch(tmp_path):
+    made = found(tmp_path, wide(), Plan(batch=12), limit_bytes=2 * 4 * 50_000 * 40, up_to=120)
+    assert made.largest == max(made.examples_per_s)
+    assert 32 <= made.largest <= 40  # 64 does not fit; the rest is halved to an eighth
+    assert made.largest * 9 // 8 >= 36
+    assert {12, 64} & set(made.examples_per_s) == {12}
+    assert made.micro_batch <= 12 == made.batch
+    assert made.micro_batch * made.accumulation >= 12 > made.micro_batch * (made.accumulation - 1)
+
+
 def test_more_fits_where_activations_are_computed_again(tmp_path):
     largest = {}
     for checkpointing in (False, True):

@@ -24,6 +24,7 @@ from paretune.ask.event import Event, Observer
 from paretune.ask.knob import make, values_of
 from paretune.ask.target import Target
 from paretune.build import history
+from paretune.build.crew import Crew
 from paretune.build.passing import is_passing, lacks_memory
 from paretune.build.recipe import Recipe, demand_keys, titled
 from paretune.build.store import FAILED, Store, key_of, write_whole
@@ -126,6 +127,8 @@ UNMATCHED = "unmatched.json"
 """Beside a finished step's artefact: the patterns of ``keep`` that named nothing in its model."""
 SECONDS = "seconds.json"
 """Beside a finished step's artefact: what making it took, over all tries but those that were killed."""
+ALIKE_S = 30.0
+"""How long a process that failed waits for the first one to say that it failed too."""
 KNOWN_BY = 300
 """By so many drawn examples, and their number, training data is told from other data where nothing is trained."""
 
@@ -140,6 +143,8 @@ class Builder:
     observer: Observer
     stop: Callable[[Technique], str] = lambda step: ""
     """Asked while a step works: why it is to stop, or nothing."""
+    crew: Crew | None = None
+    """The processes that make each step together; None where this one is alone."""
 
     def build(self, recipe: Recipe) -> Artifact:
         """The artefact of the recipe applied to the original model.
@@ -212,7 +217,9 @@ class Builder:
         place = self.store.get(key)
         started = time.perf_counter()
         cached = place is not None
-        if place is None:
+        if self.crew is not None:
+            place, cached = self._make_together(self.crew, step, artifact, key)
+        elif place is None:
             place, cached = self._make(step, artifact, key)
         seconds = time.perf_counter() - started
         self.observer.on(
@@ -243,6 +250,51 @@ class Builder:
             if not (place / FAILED).exists():
                 shutil.rmtree(self.store.unfinished(key), ignore_errors=True)
             return place, False
+
+    def _make_together(self, crew: Crew, step: Technique, artifact: Artifact, key: str) -> tuple[Path, bool]:
+        """As :meth:`_make`: all apply the step, and the first one's result is kept."""
+        if not crew.alike(key):
+            raise BuildError(
+                "the processes that were started together have different models, data or knobs", where=step.name,
+                do="seed whatever makes them, and give all the same call",
+            )  # fmt: skip
+        if crew.first:
+            with self.store.alone(key):
+                cached = crew.agree(self.store.get(key) is not None)
+                if not cached:
+                    self.observer.on(Event("progress", f"applying {step.name}", {"fraction": 0.0}))
+                    self.store.put(key, "build", lambda scratch: self._apply(step, artifact, scratch, key))
+        else:
+            cached = crew.agree(False)
+            if not cached:
+                self._follow(step, artifact, key)
+        crew.wait()
+        place = self.store.get(key)
+        if place is None:
+            raise BuildError(
+                "the first process's result is not in this one's store", where=str(self.store.root),
+                do="give all processes one store, on a disk that they share",
+            )  # fmt: skip
+        if crew.first and not (place / FAILED).exists():
+            shutil.rmtree(self.store.unfinished(key), ignore_errors=True)
+        return place, cached
+
+    def _follow(self, step: Technique, artifact: Artifact, key: str) -> None:
+        """Apply a step beside the first process, for its sake alone."""
+        scratch = self.store.scratch()
+        try:
+            self._apply(step, artifact, scratch, key)
+            if not (scratch / FAILED).exists():
+                return
+            # where the first one failed too, it is writing that down; where it did not, it waits for this one in vain
+            until = time.monotonic() + ALIKE_S
+            while self.store.get(key) is None:
+                if time.monotonic() > until:
+                    told = json.loads((scratch / FAILED).read_text())
+                    raise BuildError(told["what"], where=told["where"], do=told["do"])
+                time.sleep(0.1)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
 
     def _tell(self, step: Technique, fraction: float, what: str) -> None:
         self.observer.on(Event("progress", f"{step.name}: {what}", {"fraction": fraction}))

@@ -16,6 +16,7 @@ from paretune.cli import ending
 
 VERBS = (
     "optimize",
+    "train",
     "demo",
     "measure",
     "compare",

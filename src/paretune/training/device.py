@@ -23,11 +23,12 @@ _NAMES = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 def home() -> torch.device:
     """The device that this process trains on: the one that ``accelerate launch`` gave it, else a GPU, else the CPU."""
-    device: torch.device = PartialState(cpu=_on_cpu()).device
+    device: torch.device = PartialState(cpu=on_cpu()).device
     return device
 
 
-def _on_cpu() -> bool:
+def on_cpu() -> bool:
+    """Whether training has nothing but CPUs, or was told to use nothing else."""
     # accelerate joins processes on CPUs only when it is told that they have nothing else
     return parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
 
@@ -52,7 +53,7 @@ def accelerator(precision: str) -> Iterator[Accelerator]:
     try:
         try:
             made = Accelerator(
-                cpu=_on_cpu(),
+                cpu=on_cpu(),
                 mixed_precision=_NAMES[precision],
                 gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # weighted here, part by part
                 # a frozen head or a branch not taken must not stop several processes
@@ -70,6 +71,14 @@ def accelerator(precision: str) -> Iterator[Accelerator]:
             state.update(held)
 
 
+def channels_innermost(module: torch.nn.Module) -> None:
+    """Lay out the filters of images with their channels innermost, in place; all other tensors stay as they are."""
+    with torch.no_grad():
+        for tensor in (*module.parameters(), *module.buffers()):
+            if tensor.ndim == 4:
+                tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+
+
 def arithmetic(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
     """Products and convolutions in ``fp32`` (as they are), ``bf16`` or ``fp16``, where there are no gradients."""
     if precision == "fp32":
@@ -84,7 +93,10 @@ def repeatable(device: torch.device) -> Iterator[None]:
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     memory: Any = torch.utils.deterministic  # a module whose attributes torch does not declare
     tuned, filled = torch.backends.cudnn.benchmark, memory.fill_uninitialized_memory
+    short, products = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
     try:
+        torch.backends.cudnn.allow_tf32 = False  # fp32 is fp32; whoever wants less says bf16
+        torch.set_float32_matmul_precision("highest")
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cudnn.benchmark = False
         memory.fill_uninitialized_memory = False  # it costs time, and no sound model needs it
@@ -93,5 +105,6 @@ def repeatable(device: torch.device) -> Iterator[None]:
             yield
     finally:
         torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
-        torch.backends.cudnn.benchmark = tuned
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = tuned, short
+        torch.set_float32_matmul_precision(products)
         memory.fill_uninitialized_memory = filled

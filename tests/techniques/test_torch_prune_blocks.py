@@ -101,7 +101,7 @@ def test_named_blocks_go_and_nothing_else(tmp_path):
     pruned = plan.apply(original, dataclasses.replace(residual.fitted(original, tmp_path), record=entries.append))
     assert gone(pruned) == {"stages.1.2", "stages.0.0"}
     tables = [entry["rows"] for entry in entries if entry["kind"] == "table"]
-    assert tables == [[["stages.1.2", 1, 0], ["stages.0.0", 1, 0]]]
+    assert tables[0] == [["stages.1.2", 1, 0], ["stages.0.0", 1, 0]]
     assert "2 of 2 blocks left out: stages.1.2, stages.0.0" in pruned.notes[0]
 
 
@@ -256,6 +256,28 @@ def test_what_cannot_be_done_is_told_in_a_line(tmp_path, knobs, module, told):
     with pytest.raises(BuildError, match=told) as caught:
         dataclasses.replace(BARE, **knobs).apply(original, residual.fitted(original, tmp_path))
     assert "\n" not in str(caught.value)
+
+
+def test_labels_of_one_class_are_told_before_blocks_are_ranked(tmp_path):
+    original = residual.sealed(tmp_path)
+    items, said = [(x, np.int64(1)) for x, _ in nets.rows(64)], []
+    fit = residual.fitted(original, tmp_path, items, progress=lambda share, text: said.append(text))
+    with pytest.raises(BuildError, match="all of its 64 examples are of class 1"):
+        QUICK.apply(original, fit)
+    assert not said
+
+
+def test_the_report_is_told_where_the_work_went(tmp_path):
+    original, entries = residual.sealed(tmp_path), []
+    BARE.apply(original, residual.fitted(original, tmp_path, record=entries.append))
+    (rows,) = [entry["rows"] for entry in entries if entry["title"].startswith("where ")]
+    found = {row[0]: row[1:] for row in rows}
+    width = residual.WIDTH
+    whole = nets.FEATURES * width + 6 * width**2 + 2 * width**2 + 6 * (2 * width) ** 2 + 2 * width * nets.CLASSES
+    assert found["stages.0 (3 → 2 members)"][2:] == [6 * width**2, 4 * width**2]
+    assert found["stages.1 (3 → 2 members)"][2:] == [6 * (2 * width) ** 2, 4 * (2 * width) ** 2]
+    assert found["in all"][2:] == [whole, whole - 2 * width**2 - 2 * (2 * width) ** 2]
+    assert set(found) == {"stages.0 (3 → 2 members)", "stages.1 (3 → 2 members)", "all others", "in all"}
 
 
 def test_an_exported_program_has_no_blocks(tmp_path):

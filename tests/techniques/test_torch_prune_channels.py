@@ -228,6 +228,38 @@ def test_a_model_that_cannot_be_narrowed_names_the_module_that_fails(tmp_path):
     assert "\n" not in str(caught.value)
 
 
+def test_two_layers_of_one_weight_stay_and_the_reason_is_the_weight(tmp_path):
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.mid = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 12, 1)
+            self.one, self.two = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+            self.two.weight = self.one.weight
+            self.head = nn.Linear(12, nets.CLASSES)
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            x = torch.relu(self.two(torch.relu(self.one(torch.relu(self.stem(image))))))
+            return self.head(torch.relu(self.mid(x)).mean((2, 3)))
+
+    after = pruned(nets.seeded(Shared), tmp_path, dataclasses.replace(CUT, macs_ratio=0.97))
+    assert any("one, two stay: one shares weights with two, " in note for note in after.notes), after.notes
+    assert not any("written into its code" in note for note in after.notes)
+    module = form.restore(after)
+    assert module.one.weight is module.two.weight
+    assert module.mid.out_channels < 12
+
+
+def test_labels_of_one_class_are_told_before_anything_is_cut(tmp_path):
+    items = [(image, np.int64(1)) for image, _ in nets.images(32)]
+    said: list[str] = []
+    with pytest.raises(BuildError, match="all of its 32 examples are of class 1"):
+        pruned(
+            nets.seeded(nets.Plain), tmp_path, dataclasses.replace(CUT, epochs=1), items,
+            progress=lambda share, text: said.append(text),
+        )  # fmt: skip
+    assert not said
+
+
 def test_without_training_data_or_with_all_frozen_it_says_so(tmp_path):
     artifact = nets.sealed(nets.seeded(nets.Plain), tmp_path / "net")
     fit = dataclasses.replace(nets.fitted(artifact, tmp_path), train=None)
@@ -245,6 +277,30 @@ def test_the_report_gets_a_table_of_widths(tmp_path):
     pruned(nets.seeded(nets.Padded), tmp_path, dataclasses.replace(CUT, widths=("*.conv1=4",)), record=entries.append)
     tables = [entry for entry in entries if entry["kind"] == "table"]
     assert tables[0]["rows"] == [["one.conv1", 8, 4], ["two.conv1", 16, 4]]
+    assert tables[1]["title"] == "where parameters and multiply-accumulates went"
+    rows = {row[0]: row[1:] for row in tables[1]["rows"]}
+    assert rows["one.conv1"] == [8 * 8 * 9, 4 * 8 * 9, 64 * 8 * 8 * 9, 64 * 4 * 8 * 9]
+    assert rows["two.conv2"] == [16 * 16 * 9, 16 * 4 * 9, 16 * 16 * 16 * 9, 16 * 16 * 4 * 9]
+    assert "stem" not in rows
+    live = nets.seeded(nets.Padded)
+    assert rows["in all"][0] == torch_count.parameters(live)
+    assert rows["in all"][2] == torch_count.macs(live, None, (nets.images(1)[0][0][None],))
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cubic", "exponential"])
+def test_every_schedule_ends_at_the_asked_share_in_as_many_cycles(tmp_path, schedule):
+    technique = dataclasses.replace(CUT, epochs=1, iterations=5, schedule=schedule, macs_ratio=0.4)
+    after = pruned(nets.seeded(nets.Padded), tmp_path, technique)
+    told = [note for note in after.notes if ": cycle " in note]
+    ratios = [float(note.split(", ")[1].partition("%")[0]) for note in told]
+    assert len(ratios) == 5
+    assert ratios == sorted(ratios, reverse=True)
+    assert 30 < ratios[-1] <= 40
+    linear = [100 - 60 * cycle / 5 for cycle in range(1, 6)]
+    if schedule == "linear":
+        assert ratios[1] == pytest.approx(linear[1], abs=4)
+    else:  # most goes in the first cycles
+        assert ratios[1] < linear[1] - 4
 
 
 def built(root: Path) -> tuple[str, list[float], list[int]]:

@@ -49,6 +49,28 @@ def test_a_layer_that_shall_lose_nothing_loses_nothing_by_rounding():
     assert [len(kept[one]) for one in wide] == [20, 16]
 
 
+def test_after_the_cut_batch_normalisation_is_measured_anew_if_it_shall(tmp_path):
+    class Normed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.down = nn.Linear(nets.FEATURES, 32), nn.Linear(32, 8)
+            self.norm, self.head = nn.BatchNorm1d(8), nn.Linear(8, nets.CLASSES)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(torch.relu(self.norm(self.down(torch.relu(self.up(x))))))
+
+    original = nets.sealed(nets.net(0, Normed), tmp_path / "model")
+    fit = Fit(nets.split(nets.rows(64)), None, original, 0, tmp_path / "scratch")
+    cut = dataclasses.replace(CUT, round_to=1)
+    module = form.restore(cut.apply(original, fit))
+    with torch.no_grad():
+        seen = module.down(torch.relu(module.up(torch.from_numpy(np.stack([x for x, _ in nets.rows(64)])))))
+    torch.testing.assert_close(module.norm.running_mean, seen.mean(0), rtol=1e-3, atol=1e-4)
+    stale = dataclasses.replace(fit, scratch=tmp_path / "stale")
+    as_it_was = form.restore(dataclasses.replace(cut, recalibration=0).apply(original, stale))
+    assert not as_it_was.norm.running_mean.any()
+
+
 def test_heads_are_ranked_by_the_users_own_step(tmp_path):
     def step(model, inputs, labels):
         return nn.functional.cross_entropy(model(**inputs), labels)
@@ -65,7 +87,7 @@ def test_heads_and_units_go_restore_and_export(tmp_path, kind):
     entries: list[dict] = []
     fit = dataclasses.replace(attention.fitted(original, tmp_path / "a"), record=entries.append)
     pruned = CUT.apply(original, fit)
-    (rows,) = [entry["rows"] for entry in entries if entry["kind"] == "table"]
+    (rows,) = [entry["rows"] for entry in entries if entry["title"] == "widths"]
     assert sorted(row[1:] for row in rows) == [[3, 2, "heads"]] * 2 + [[48, 32, "units"]] * 2
     first, inner = attention.WIDTH - attention.WIDTH // attention.HEADS, 32
     shapes = {tuple(part.weight.shape) for part in form.restore(pruned).modules() if type(part) is nn.Linear}

@@ -85,7 +85,8 @@ class TorchPruneBlocks(Healing):
         rows = [(block.path, 1, int(block.path not in left_out)) for block in pruning.pool]
         fit.record(table(self.name, "blocks", ("block", "before", "after"), rows))
         cut = (*form.edits_of(artifact), *edits(pruning.gone))
-        return sealed(module, artifact, artifact, fit, cut, *(f"{self.name}: {line}" for line in pruning.lines))
+        lines = (f"{self.name}: {line}" for line in pruning.lines)
+        return sealed(module, artifact, artifact, fit, cut, *lines, name=self.name)
 
     @classmethod
     def light(cls) -> tuple[Self, ...]:
@@ -118,6 +119,7 @@ class Pruning:
         from paretune.forms import torch as form
         from paretune.training.checkpoint import purpose
         from paretune.training.distance import Distance
+        from paretune.training.healing import answers_classes
         from paretune.training.lesson import demand_lessons
 
         self.name, record = self.plan.name, self.fit.record
@@ -134,6 +136,8 @@ class Pruning:
                 "the model is an exported program, which has no blocks to leave out", where=self.name,
                 do="give the nn.Module that it was exported from",
             )  # fmt: skip
+        if self.plan.epochs:
+            answers_classes(self.data, self.fit, self.plan)  # what nothing can be learnt from is told before ranking
         sample = self.data.take(self.plan.sample, self.fit.seed)
         self.distance = Distance(self.artifact, sample, self.fit, self.plan)
         self.purpose = purpose([
@@ -276,7 +280,13 @@ class Pruning:
         shared = dict(_tensors(small))
         told = [f"{self._after(small)} after the cut"]
         if self.plan.recalibration and recalibrate(
-            small, self.artifact, self.data, self.plan.recalibration, self.plan.batch, seed, name=self.name
+            small,
+            self.artifact,
+            self.data,
+            self.plan.recalibration,
+            self.plan.micro_batch or self.plan.batch,
+            seed,
+            name=self.name,
         ):
             told.append(f"{self._after(small)} with batch normalisation measured anew")
         if self.spare:
@@ -321,9 +331,11 @@ class Pruning:
         return "; ".join(told)
 
     def _keep(self, step: int) -> None:
-        if self.fit.checkpoints is None:
-            return
         from paretune.training.checkpoint import Checkpoint, Checkpoints
+        from paretune.training.processes import is_first
+
+        if self.fit.checkpoints is None or not is_first():
+            return
 
         facts = {
             "gone": [dataclasses.asdict(block) for block in self.gone], "lines": self.lines, "spare": self.spare,

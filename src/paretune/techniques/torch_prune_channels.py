@@ -104,13 +104,15 @@ class TorchPruneChannels(Healing):
             told += course.heal(module, cycle)
         before = form.restore(artifact)
         edits = (*form.edits_of(artifact), *difference(before, module))
-        return sealed(module, artifact, artifact, fit, edits, *course.notes(before, module), *told)
+        notes = (*course.notes(before, module), *told)
+        return sealed(module, artifact, artifact, fit, edits, *notes, name=self.name)
 
     def _course(self, artifact: Artifact, fit: Fit) -> _Course:
         import numpy as np
         import torch
 
         from paretune.forms import torch as form
+        from paretune.training.healing import answers_classes
         from paretune.training.learner import demand_trainable
         from paretune.training.lesson import Lessons, demand_lessons
 
@@ -118,6 +120,8 @@ class TorchPruneChannels(Healing):
         module = form.restore(artifact)
         if self.epochs or form.is_program(module):
             demand_trainable(module, self.name)
+        if self.epochs:
+            answers_classes(data, fit, self)  # what nothing can be learnt from is told before anything is cut
         kept, idle = _kept(module, fit.keep)
         fit.unmatched(idle)
         places = np.arange(artifact.fixed_batch or PROBED) % len(data)

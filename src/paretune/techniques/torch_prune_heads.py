@@ -60,6 +60,10 @@ class TorchPruneHeads(Healing):
         "layer", "the same share of every layer, or the least important of all layers", choices=("layer", "global")
     )
     sample: int = knob(512, "training examples on which importance is measured", low=8, high=65_536)
+    recalibration: int = knob(
+        2048, "training examples on which batch normalisation is measured anew after the cut; 0: it stays as it is",
+        low=0, high=1_000_000,
+    )  # fmt: skip
 
     def apply(self, artifact: Artifact, fit: Fit) -> Artifact:
         """The narrower module, with the interface of the artefact; only ``fit.train`` is looked at.
@@ -74,10 +78,12 @@ class TorchPruneHeads(Healing):
         from paretune.forms.torch_edits import difference
         from paretune.forms.torch_hidden import narrow
         from paretune.forms.torch_run import twin
-        from paretune.training.healing import sealed
+        from paretune.training.healing import answers_classes, sealed
         from paretune.training.lesson import demand_lessons
 
         data = demand_lessons(fit.train, self.name)
+        if self.epochs:
+            answers_classes(data, fit, self)  # what nothing can be learnt from is told before ranking
         module = form.restore(artifact)
         if form.is_program(module):
             raise BuildError(
@@ -93,7 +99,9 @@ class TorchPruneHeads(Healing):
         fit.record(table(self.name, "widths", ("before layer", "before", "after", "of"), rows))
         notes = [_told(kept, unable, before, module), *self._healed(module, artifact, fit, data)]
         edits = (*form.edits_of(artifact), *opened, *difference(before, module))
-        return sealed(module, artifact, artifact, fit, edits, *(f"{self.name}: {note}" for note in notes))
+        return sealed(
+            module, artifact, artifact, fit, edits, *(f"{self.name}: {note}" for note in notes), name=self.name
+        )
 
     @classmethod
     def light(cls) -> tuple[Self, ...]:
@@ -182,17 +190,22 @@ class TorchPruneHeads(Healing):
         """Teach it in place; how far its answers are from the original's, before and after."""
         from paretune.training.distance import Distance
         from paretune.training.healing import heal
+        from paretune.training.recalibrate import recalibrate
 
         distance = Distance(artifact, data.take(self.sample, fit.seed), fit, self)
-        away = [distance(copy.deepcopy(module).to(distance.device))]
-        curve = ""
+
+        def away() -> str:
+            return f"{distance(copy.deepcopy(module).to(distance.device)):.3g} {distance.unit}"
+
+        told = [f"{away()} after the cut"]
+        if self.recalibration and recalibrate(
+            module, artifact, data, self.recalibration, self.micro_batch or self.batch, fit.seed, name=self.name
+        ):
+            told.append(f"{away()} with batch normalisation measured anew")
         if self.epochs:
             outcome = heal(module, artifact, fit, self, name=self.name)
-            away.append(distance(copy.deepcopy(module).to(distance.device)))
-            curve = f" after healing ({outcome.line})"
-        return [
-            f"away from the original: {' after the cut, '.join(f'{one:.3g} {distance.unit}' for one in away)}{curve}"
-        ]
+            told.append(f"{away()} after healing ({outcome.line})")
+        return [f"away from the original: {', '.join(told)}"]
 
 
 def _norms(module: torch.nn.Module, hidden: Hidden) -> list[float]:

@@ -22,6 +22,7 @@ from paretune.training.augmentation import Augmentation
 from paretune.training.device import home
 from paretune.training.distillation import Teacher, as_taught, distilling, looked_at
 from paretune.training.learner import demand_trainable
+from paretune.training.ledger import ledger
 from paretune.training.lesson import Lessons, demand_classes, demand_lessons
 from paretune.training.loss import Step, examining, supervised
 from paretune.training.outcome import Outcome
@@ -91,7 +92,8 @@ def heal(
         else Teacher(
             teacher or fit.teacher, data, home(), asking,
             augmentation=Augmentation.planned(plan, fit.seed, len(data)),
-            consensus=plan.consensus, precision=plan.teacher_precision, channels_last=plan.channels_last, name=name,
+            consensus=plan.consensus, precision=plan.teacher_precision, channels_last=plan.channels_last,
+            at_once=plan.micro_batch, name=name,
         )
     )  # fmt: skip
     step = around(distilling(wise, fit.loss, plan.alpha, plan.temperature, classes))
@@ -162,7 +164,13 @@ def _unheard(teacher: Artifact) -> str:
 
 
 def sealed(
-    module: torch.nn.Module, base: Artifact, interface: Artifact, fit: Fit, edits: Sequence[Edit], *notes: str
+    module: torch.nn.Module,
+    base: Artifact,
+    interface: Artifact,
+    fit: Fit,
+    edits: Sequence[Edit],
+    *notes: str,
+    name: str = "",
 ) -> Artifact:
     """Write the module into ``fit.out`` and seal it, its parameters and multiply-accumulates counted anew.
 
@@ -176,6 +184,8 @@ def sealed(
         All of them, those of ``base`` first.
     notes
         Added to those of ``interface``.
+    name
+        The technique's name, where the module may be smaller than ``base``: the report is told where the rest went.
     """
     form.save(module.eval().cpu(), fit.out, edits)
     arrays = None if fit.train is None else tuple(tensor.numpy() for tensor in _first(base, fit.train))
@@ -188,6 +198,10 @@ def sealed(
     )  # fmt: skip
     if fit.train is not None:
         _demand_restored(module, made, base, fit.train)
+    if name and arrays is not None:
+        entry = ledger(name, form.restore(base), module, form.keywords(base), arrays)
+        if entry is not None:
+            fit.record(entry)
     return made
 
 
@@ -210,8 +224,9 @@ def _demand_restored(module: torch.nn.Module, made: Artifact, base: Artifact, da
                 "what was made answers a training example with NaN", where=type(module).__qualname__,
                 do="lower learning_rate, or look for weights that are not finite",
             )  # fmt: skip
-        # memory in another order sums in another order
-        slack = 1e-3 * max(1.0, float(ours.abs().max())) if ours.is_floating_point() and ours.numel() else 0.0
+        # memory in another order sums in another order; what is infinite must be so in both
+        finite = ours[ours.isfinite()] if ours.is_floating_point() else ours[:0]
+        slack = 1e-3 * max(1.0, float(finite.abs().max())) if finite.numel() else 0.0
         if ours.shape != theirs.shape or not torch.allclose(theirs, ours, rtol=0.0, atol=slack, equal_nan=True):
             raise BuildError(
                 "what was saved does not answer as the module that it was saved from", where=type(module).__qualname__,

@@ -93,11 +93,10 @@ def made(artifact: Artifact, size: Size, weights: str, fit: Fit, name: str, part
         )  # fmt: skip
     untouched = tuple(path or "the model" for path in draw(module, fit.seed)) if weights == "fresh" else ()
     place = dataclasses.replace(fit, scratch=fit.scratch / part)
-    student = sealed(module, artifact, artifact, place, (*form.edits_of(artifact), *edits))
+    technique = name.partition(".")[0]
+    student = sealed(module, artifact, artifact, place, (*form.edits_of(artifact), *edits), name=technique)
     rows = [*((block.path, 1, 0) for block in left_out), *narrow]
-    fit.record(
-        history.table(name.partition(".")[0], part, ("block, or layer and its channels", "before", "after"), rows)
-    )
+    fit.record(history.table(technique, part, ("block, or layer and its channels", "before", "after"), rows))
     return student, _told(part, size, left_out, narrow, wide, untouched, weights, artifact, student)
 
 

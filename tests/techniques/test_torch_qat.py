@@ -238,6 +238,10 @@ def test_scales_that_are_not_learnt_follow_their_weights(original, tmp_path):
         layer.weight.mul_(3)
     made.each(1, 2)
     torch.testing.assert_close(layer.weight_quantiser.scale, 3 * first)
+    with torch.no_grad():
+        layer.weight.mul_(2)  # as a mean of weights is laid after the last step
+    made.finish()
+    torch.testing.assert_close(layer.weight_quantiser.scale, 6 * first)
     assert not layer.weight_quantiser.scale.requires_grad
 
 
@@ -246,9 +250,28 @@ def test_onnxruntime_runs_integer_kernels_and_answers_within_a_step(quantised, g
     ran = onnx_form.kernel_counts(graph.path(".onnx"), (batch(),))
     assert (ran["QLinearConv"], ran["QLinearAdd"]) == (7, 3)
     assert "Conv" not in ran
+    products = sum(ran.get(kind, 0) for kind in ("QLinearConv", "QGemm", "QLinearMatMul", "Gemm", "MatMul"))
+    assert products == 8
+    told = (
+        f"torch_to_onnx: onnxruntime computes {products - ran.get('Gemm', 0)} of 8 products in integers (7 QLinearConv"
+    )
+    assert graph.notes[-1].startswith(told)
+    assert ("and in float 1 Gemm" in graph.notes[-1]) == ("Gemm" in ran)
     wanted, found = by_torch(quantised), by_onnxruntime(graph)
     assert np.mean(wanted.argmax(1) == found.argmax(1)) > 0.98
     assert_within_a_step(found, wanted, quantised)
+
+
+def test_layers_that_onnxruntime_computes_in_float_after_all_are_told(original, tmp_path):
+    made = dataclasses.replace(PLAIN, keep=("layer2",)).apply(original, fitted(original, tmp_path / "made"))
+    graph = exported(made, tmp_path / "graph")
+    ran = onnx_form.kernel_counts(graph.path(".onnx"), (batch(),))
+    assert ran["QLinearConv"] == 5
+    assert graph.notes[-1].startswith("torch_to_onnx: onnxruntime computes ")
+    assert " of 8 products in integers (5 QLinearConv" in graph.notes[-1]
+    floats = [kind for kind in ("Conv", "FusedConv") if kind in ran]
+    assert sum(ran[kind] for kind in floats) == 2
+    assert all(f"{ran[kind]} {kind}" in graph.notes[-1].partition(", and in float ")[2] for kind in floats)
 
 
 def test_openvino_runs_integer_kernels_and_answers_within_a_step(quantised, graph, tmp_path):
@@ -356,14 +379,15 @@ def test_bits_of_layers_by_pattern(original, tmp_path):
     assert "weights left in float: layer2.0.conv1.weight, layer2.0.conv2.weight, linear.weight" in made.notes[-2]
 
 
-def test_unknown_patterns_are_told(original, tmp_path):
+def test_unknown_patterns_are_told_and_the_knobs_own_refused(original, tmp_path):
     said: list[list[str]] = []
     fit = fitted(
         original, tmp_path, keep=("nowhere.*", "conv1"), unmatched=lambda patterns: said.append(list(patterns))
     )
-    made = dataclasses.replace(PLAIN, keep=("elsewhere",)).apply(original, fit)
+    PLAIN.apply(original, fit)
     assert said == [["nowhere.*"]]
-    assert "torch_qat: no module is named 'elsewhere'" in made.notes
+    with pytest.raises(BuildError, match=r"nothing in the model is named 'layer2.0.conv9'; near it are layer2.0.conv"):
+        dataclasses.replace(PLAIN, keep=("conv1", "layer2.0.conv9")).apply(original, fit)
 
 
 class CutError(Exception):

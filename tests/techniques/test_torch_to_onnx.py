@@ -288,3 +288,21 @@ def test_names_used_twice_are_refused(tmp_path: Path) -> None:
     artifact, split = artifact_of(Same(), [{"x": floats(4)} for _ in range(6)], None, tmp_path / "a")
     with pytest.raises(BuildError, match="both named 'x'"):
         TorchToOnnx().apply(artifact, fit(artifact, split, tmp_path / "fit"))
+
+
+def test_a_model_in_bfloat16_is_told_what_to_do(tmp_path: Path) -> None:
+    class Short(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(1, 2, 3).to(torch.bfloat16)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.conv(x.to(torch.bfloat16)).float().mean((2, 3))
+
+    items = [(np.zeros((1, 8, 8), np.float32), 0)] * 6
+    split = Split.whole(items, None, "train")
+    (tmp_path / "model").mkdir()
+    artifact = TorchModule().read(Short().eval(), split, tmp_path / "model")
+    assert artifact is not None
+    with pytest.raises(BuildError, match=r"onnxruntime does not open the exported graph: .* give the model in float32"):
+        TorchToOnnx().apply(artifact, Fit(split, None, artifact, 0, tmp_path / "scratch"))

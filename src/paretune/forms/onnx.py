@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 FILE = "model.onnx"
 LARGE_BYTES = 1_800_000_000
 """Above this a model's weights go into a file beside it: one protobuf message cannot exceed 2 GiB."""
+
+_PRODUCT = re.compile(r"Conv|Gemm|MatMul|Attention|LSTM|GRU")
+_INTEGER = re.compile(r"QLinear|QGemm|QAttention|Integer|DynamicQuantize")
+"""Of onnxruntime's kernels, those that multiply, and those of them that multiply integers."""
 
 _FOREIGN = {
     b"PK\x03\x04": ("a zip archive", "a .pt, .pt2 or .keras file is not an ONNX model: export it to ONNX first"),
@@ -162,6 +167,17 @@ def kernel_counts(path: Path, inputs: Arrays, threads: int = 1) -> dict[str, int
         events = json.loads(Path(opened.end_profiling()).read_text())
     ran = (event for event in events if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"))
     return dict(sorted(Counter(event["args"]["op_name"] for event in ran).items()))
+
+
+def told_kernels(counts: Mapping[str, int]) -> str:
+    """Of the products that :func:`kernel_counts` saw, how many ran in integers and which did not, in words."""
+    products = {kind: count for kind, count in counts.items() if _PRODUCT.search(kind)}
+    integer = {kind: count for kind, count in products.items() if _INTEGER.search(kind)}
+    floats = {kind: count for kind, count in products.items() if kind not in integer}
+    whole = f"{sum(integer.values())} of {sum(products.values())} products in integers"
+    kinds = [", ".join(f"{count} {kind}" for kind, count in some.items()) for some in (integer, floats)]
+    done = f" ({kinds[0]})" if kinds[0] else ""
+    return f"onnxruntime computes {whole}{done}" + (f", and in float {kinds[1]}" if kinds[1] else "")
 
 
 def cpus() -> int:

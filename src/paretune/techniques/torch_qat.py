@@ -83,10 +83,12 @@ class TorchQat(Healing):
         Raises
         ------
         BuildError
-            If there is no training data, nothing to quantise, a pattern of ``per_layer_bits`` names no layer, values
-            are not finite, or the training fails (see :func:`paretune.training.healing.heal`).
+            If there is no training data, nothing to quantise, a pattern of ``per_layer_bits`` names no layer or one of
+            ``keep`` nothing, values are not finite, or the training fails (see
+            :func:`paretune.training.healing.heal`).
         """
         from paretune.forms import torch as form
+        from paretune.forms.torch_path import demand_named
         from paretune.training import quantisation
         from paretune.training.healing import heal, sealed
 
@@ -94,6 +96,7 @@ class TorchQat(Healing):
             raise BuildError("needs training data to learn ranges from", where=self.name, do="give the workload train=")
         module = form.restore(artifact)
         fit.unmatched(_idle(module, fit.keep))
+        demand_named(module, self.keep, f"{self.name}.keep")
         made = quantisation.quantised(
             module, artifact, fit, self.name,
             quantisation.Wish(
@@ -105,7 +108,6 @@ class TorchQat(Healing):
             ),
         )  # fmt: skip
         notes = [f"{self.name}: {line}" for line in made.lines]
-        notes += [f"{self.name}: no module is named {pattern!r}" for pattern in _idle(module, self.keep)]
         if self.epochs:
             outcome = heal(
                 module, artifact, fit, self, name=self.name, each=made.each,

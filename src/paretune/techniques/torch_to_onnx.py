@@ -78,10 +78,17 @@ class TorchToOnnx:
         fit.progress(0.1, "exporting")
         model = self._export(artifact, trials[1])
         fit.progress(0.8, "comparing with torch")
-        precision = "int8" if onnx_qdq.has_integer_activations(model) else artifact.precision
+        integer = onnx_qdq.has_integer_activations(model)
+        precision = "int8" if integer else artifact.precision
         sealed = onnx_form.seal(model, fit.out, like=artifact, precision=precision)
         _compare(module, artifact, sealed, trials)
-        return sealed
+        if not integer:
+            return sealed
+        known = {spec.name for spec in sealed.inputs}
+        feed = tuple(array for spec, array in zip(artifact.inputs, trials[0], strict=True) if spec.name in known)
+        told = onnx_form.told_kernels(onnx_form.kernel_counts(sealed.path(".onnx"), feed))
+        notes = (*artifact.notes, f"{self.name}: {told}")
+        return onnx_form.seal(model, fit.out, like=artifact, precision=precision, notes=notes)
 
     def _export(self, artifact: Artifact, example: Arrays) -> onnx.ModelProto:
         """The graph, with axes that the artefact calls free; names as the artefact has them."""
@@ -254,7 +261,14 @@ def _compare(module: torch.nn.Module, artifact: Artifact, sealed: Artifact, tria
     from paretune.forms import onnx as onnx_form
     from paretune.forms import torch as form
 
-    session = onnx_form.session(sealed.path(".onnx"), threads=1)
+    try:
+        session = onnx_form.session(sealed.path(".onnx"), threads=1)
+    except Exception as error:  # onnxruntime's own exceptions
+        other = artifact.precision if artifact.precision != "fp32" else ""
+        raise BuildError(
+            f"onnxruntime does not open the exported graph: {_line(error)}", where="torch_to_onnx",
+            do=f"give the model in float32, not {other}" if other else "use a torch target",
+        ) from error  # fmt: skip
     known = {value.name for value in session.get_inputs()}
     names = [spec.name for spec in artifact.outputs]
     slack = _steps(module, artifact, trials)

@@ -203,6 +203,16 @@ def test_a_latency_that_needs_no_pruning_or_too_much_is_told(builder: Builder, r
         fitting(pruned(reach), builder, by_macs)
 
 
+def test_what_shows_only_in_training_is_timed_without(builder: Builder) -> None:
+    prune = make(load("techniques", "torch_prune_channels"), {"epochs": 2}, "torch_prune_channels")
+    knobs = {"epochs": 2, "importance": "movement"}
+    sparse = make(load("techniques", "torch_sparsify_magnitude"), knobs, "torch_sparsify_magnitude")
+    wanted = Candidate(Recipe((prune, sparse)), load("targets", "torch")(), f"p50<={0.5 * WHOLE_MS}ms")
+    found, entry = fitting(wanted, builder, by_macs)
+    assert any(row[-1] == "yes" for row in entry["rows"])
+    assert found.recipe.steps[1] == sparse, "what is trained then is what was asked"
+
+
 def test_whoever_listens_may_stop_it(builder: Builder) -> None:
     def stop(text: str) -> None:
         raise StoppedError("enough")

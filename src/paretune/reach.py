@@ -273,6 +273,7 @@ class Search:
 def _untrained(step: Technique, chosen: Mapping[str, Any]) -> Technique:
     """A step with the knobs that are chosen, and as little training as it can do with."""
     knobs, changed = knobs_of(step), dict(chosen)
+    step = getattr(step, "untrained", lambda: step)()
     if not step.light():
         changed |= {name: int(knobs[name].low or 0) for name in SHORTENED if name in knobs}
         if "compile" in knobs:

@@ -120,6 +120,15 @@ def test_one_example_is_enough(tmp_path: Path) -> None:
     assert shapes(read(Image(), [floats(3, 8, 8)], tmp_path).outputs) == {"output": ("batch", 4)}
 
 
+def test_lazy_layers_are_refused_until_they_were_run(tmp_path: Path) -> None:
+    lazy = nn.Sequential(nn.LazyLinear(4), nn.ReLU(), nn.Linear(4, 2))
+    with pytest.raises(WorkloadError, match=r"0\.weight has no shape yet — run the model once on an example"):
+        read(lazy, [floats(6)], tmp_path / "lazy")
+    lazy(torch.zeros(1, 6))
+    (tmp_path / "made").mkdir()
+    assert shapes(read(lazy, [floats(6)], tmp_path / "made").outputs) == {"output": ("batch", 2)}
+
+
 def test_functions_classes_and_wrappers_give_their_module(tmp_path: Path) -> None:
     live = Image()
     offers = [lambda: live, functools.partial(lambda model: model, live), Image, nn.DataParallel(live)]

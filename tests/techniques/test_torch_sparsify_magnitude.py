@@ -214,6 +214,12 @@ def test_what_contradicts_itself_is_told_in_a_line(tmp_path, knobs, told):
     assert "\n" not in str(caught.value)
 
 
+def test_a_pattern_of_keep_that_names_nothing_is_refused(tmp_path):
+    with pytest.raises(BuildError, match=r"nothing in the model is named 'layers.9'; near it are layers\.") as told:
+        sparse(tmp_path, nets.net(0, Wide), dataclasses.replace(QUICK, keep=("layers.9",)))
+    assert told.value.where == "torch_sparsify_magnitude.keep"
+
+
 def test_a_layer_of_which_nothing_is_left_is_told(tmp_path):
     live = trained()
     with torch.no_grad():

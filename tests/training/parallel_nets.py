@@ -34,6 +34,9 @@ def main(folder: Path) -> None:
         except BuildError as error:
             told.append(str(error))
     (folder / f"told-{place.process_index}").write_text("\n".join(told))
+    normed = form.restore(nets.sealed(nets.net(), folder / f"normed-{place.process_index}"))
+    train(normed, artifact, nets.split(nets.rows()), supervised(None), Plan(epochs=2, batch=16), 3)
+    save_file(normed.state_dict(), folder / f"normed-{place.process_index}.safetensors")
     plan = Plan(epochs=2, batch=15, micro_batch=4, learning_rate=0.02)
     train(module, artifact, nets.split(nets.rows()), supervised(None), plan, 3)
     if place.is_main_process:

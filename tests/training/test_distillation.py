@@ -53,6 +53,22 @@ def test_at_a_high_temperature_it_is_half_the_squared_difference_of_centred_logi
     assert float(soft(student, teacher, 1000.0)) == pytest.approx(float(expected), rel=0.02)
 
 
+def test_a_teacher_never_answers_more_at_once_than_the_memory_was_said_to_hold(tmp_path):
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(nets.FEATURES, nets.CLASSES)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.append(len(x))
+            return self.head(x)
+
+    seen: list[int] = []
+    artifact = nets.sealed(nets.net(0, Counting), tmp_path / "model")
+    Teacher(artifact, nets.split(nets.rows(50)), CPU, at_once=8)
+    assert seen == [8] * 6 + [2]
+
+
 def test_positions_without_a_class_are_left_out():
     student, teacher = logits(1, 2, 3, 4), logits(2, 2, 3, 4)  # classes along axis 1
     labels = torch.tensor([[0, -100, 2, 1], [-100, -100, 1, 0]])

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from paretune.errors import BuildError
+from paretune.forms.torch_fake_quant import FakeQuant
 from paretune.training.features import Taps, fitting, hint_loss, spatial_loss, spatial_map
 from paretune.training.structure import attending, matched, middle, stage_ends, watch
 
@@ -186,6 +187,11 @@ def test_modules_that_attend_are_found():
         found = attending(uses(nets.made(nets.Encoder, way=way), words))
         assert [use.path for use in found] == [f"layers.0{inner}", f"layers.1{inner}"]
     assert attending(uses(nets.made(nets.Stages), drawn(1, 2, *nets.SHAPE))) == ()
+
+
+def test_quantisers_are_no_parts_of_a_net():
+    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 4), FakeQuant(8, True), nn.Linear(4, 2)).eval()
+    assert [use.path for use in uses(net, drawn(1, 2, 3))] == ["0", "1", "2", "4"]
 
 
 def test_half_way_is_found():

@@ -1,14 +1,18 @@
 """The default losses are torch's, on whatever shape answers and labels have; misfits are said."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
+from paretune.ask.artifact import Artifact, TensorSpec
+from paretune.ask.data import Split
 from paretune.ask.own_step import OwnStep
 from paretune.errors import BuildError
-from paretune.training import loss
-from paretune.training.lesson import Lesson
+from paretune.training import distillation, loss
+from paretune.training.lesson import Lesson, Lessons
 
 
 def lesson(labels, count=None):
@@ -28,6 +32,38 @@ def test_classes_along_axis_one_or_the_last():
     flat = seeded(5, 4)
     column = torch.tensor([[3], [0], [1], [1], [2]])
     assert torch.allclose(loss.against_labels(flat, column), functional.cross_entropy(flat, column[:, 0]))
+
+
+def test_a_batch_as_long_as_there_are_classes_keeps_its_axis():
+    labels = torch.tensor([[0, 1, 2], [2, 2, 1]])
+    perfect = 10 * functional.one_hot(labels, 3).float()  # [batch, tokens, classes], as many tokens as classes
+    last = Lesson((torch.zeros(2, 3),), labels, torch.arange(2), classes_last=True)
+    assert float(loss.supervised(None)(lambda *x: perfect, last)) < 1e-3
+    assert loss.examine(lambda *x: perfect, last).tolist() == [1, 1]
+    first = Lesson((torch.zeros(2, 3),), labels, torch.arange(2))
+    assert float(loss.supervised(None)(lambda *x: perfect.movedim(-1, 1), first)) < 1e-3
+    assert float(distillation.imitation(-perfect, perfect, labels, 1.0, last=True)) > 5
+    assert float(distillation.imitation(perfect, perfect, labels, 1.0, last=True)) < 1e-6
+
+
+def test_lessons_tell_from_the_model_where_its_classes_lie(tmp_path):
+    data = Split.whole([(np.zeros(3, np.int64), np.zeros(3, np.int64))] * 2, None, "train")
+    inputs = (TensorSpec("x", "int64", ("batch", "length")),)
+    for shape, last in ((("batch", "length", 3), True), (("batch", 3, "length"), False), (("batch", 3), False)):
+        root = tmp_path / str(shape)
+        root.mkdir()
+        artifact = Artifact.seal("torch", root, inputs, (TensorSpec("logits", "float32", shape),))
+        assert Lessons(data, artifact, torch.device("cpu")).at(np.arange(2)).classes_last is last
+
+
+def test_a_class_of_small_unsigned_labels_is_not_taken_for_ignored(tmp_path):
+    (tmp_path / "m").mkdir()
+    inputs, outputs = TensorSpec("x", "float32", ("batch", 1)), TensorSpec("output", "float32", ("batch", 200))
+    artifact = Artifact.seal("torch", tmp_path / "m", (inputs,), (outputs,))
+    data = Split.whole([(np.zeros(1, np.float32), np.uint8(156))] * 3, None, "train")
+    found = Lessons(data, artifact, torch.device("cpu")).at(np.arange(3))
+    assert found.labels.tolist() == [156] * 3
+    assert loss.balance(dataclasses.replace(found, batch_labels=found.labels), lambda one: one != loss.IGNORED) == 1
 
 
 @pytest.mark.parametrize("shape", [(6,), (6, 1)])

@@ -54,11 +54,18 @@ def test_weights_of_products_are_eligible_and_nothing_else():
 
 def test_patterns_name_modules_parameters_and_what_holds_them():
     idle: list[str] = []
-    found = chosen(Everything(), keep=("conv", "head.wei*", "none.*"), unmatched=idle.extend)
+    module = Everything()
+    fit = Fit(
+        None, None, Artifact("torch", None, {}, (), ()), 0, None, keep=("conv", "none.*"), unmatched=idle.extend
+    )  # fmt: skip
+    weights = eligible(module, fit, keep=("head.wei*",), spare="none", products=UNKNOWN, where="here")
+    found = [weight.name for weight in weights]
     assert "conv.weight" not in found
     assert "head.weight" not in found
     assert "up.weight" in found
     assert idle == ["none.*"]
+    with pytest.raises(BuildError, match="nothing in the model is named 'none"):
+        chosen(module, keep=("none.*",))
 
 
 class Tied(nn.Module):

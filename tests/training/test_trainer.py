@@ -34,6 +34,7 @@ from paretune.errors import BuildError, DataError, StoppedError
 from paretune.forms import torch as form
 from paretune.training import trainer
 from paretune.training.activation_checkpoint import blocks_of
+from paretune.training.average import Average
 from paretune.training.distillation import Teacher, distilling
 from paretune.training.lesson import demand_classes, demand_lessons
 from paretune.training.loss import supervised
@@ -342,7 +343,7 @@ def averaged(place: Path, share: float, **options) -> tuple[nn.Module, list]:
     return module, held
 
 
-@pytest.mark.parametrize(("share", "steps"), [(0.25, 6), (0.01, 0), (0.9, 22)])
+@pytest.mark.parametrize(("share", "steps"), [(0.25, 6), (0.01, 1), (0.0, 0), (0.9, 22)])
 def test_the_weights_of_the_last_steps_are_averaged(tmp_path, share, steps):
     module, held = averaged(tmp_path / "model", share)
     wanted = [torch.stack(one).mean(dim=0) for one in zip(*held[-(steps or 1) :], strict=True)]
@@ -354,6 +355,45 @@ def test_the_weights_of_the_last_steps_are_averaged(tmp_path, share, steps):
     fits = torch.allclose(module[1].running_mean, seen.mean(dim=0), atol=1e-5)
     assert fits == (steps > 0), "what batch normalisation holds is that of the mean of the weights"
     assert module[1].momentum == 0.1
+
+
+def test_the_smallest_share_averages_one_step_at_least(tmp_path):
+    module, held = averaged(tmp_path / "model", 0.001)
+    for one, other in zip(module.parameters(), held[-1], strict=True):
+        assert torch.equal(one.detach(), other)
+
+
+def test_a_mean_of_short_floats_is_taken_in_float32():
+    module = nn.Linear(1, 1, bias=False).to(torch.bfloat16)
+    mean = Average(module, 1.0, 2000)
+    for step in range(2000):
+        with torch.no_grad():
+            module.weight.fill_(1.0 if step < 1000 else 2.0)
+        mean.take(step + 1)
+    mean.lay((), None, "test")
+    assert float(module.weight) == 1.5
+
+
+def test_filters_of_volumes_stay_where_channels_are_to_lie_innermost(tmp_path):
+    class Volumes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.spread, self.flat = nn.Conv3d(1, 4, 1), nn.Conv2d(4, 4, 1)
+            self.head = nn.Linear(4 * nets.FEATURES, nets.CLASSES)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.spread(x.reshape(-1, 1, nets.FEATURES, 1, 1))
+            return self.head(torch.relu(self.flat(x.squeeze(-1))).flatten(1))
+
+    live = nets.net(0, Volumes)
+    module, _ = trained(tmp_path, live, dataclasses.replace(QUICK, channels_last=True))
+    assert module.flat.weight.is_contiguous(memory_format=torch.channels_last)
+    assert not torch.equal(module.spread.weight, live.spread.weight)
+
+
+def test_parameters_in_float16_are_refused_by_name(tmp_path):
+    with pytest.raises(BuildError, match=r"layers\.0\.weight is in float16, .* give the model in float32"):
+        trained(tmp_path, nets.net().half())
 
 
 def test_a_resumed_average_is_the_same(tmp_path):
@@ -464,10 +504,12 @@ def test_blocks_that_compute_again_give_the_same_bits(tmp_path):
     ran: list[bool] = []
     live = nets.net(0, blocks)
     plain, _ = trained(tmp_path, live)
-    once, before = len(ran), form.fingerprint(live)
-    ran.clear()
+    once = len(ran)
+    ran.clear()  # a method of the block is closed over it
+    before = form.fingerprint(live)
     again, _ = trained(tmp_path, live, dataclasses.replace(QUICK, activation_checkpointing=True))
     assert len(ran) == 2 * once, "on the way back as well"
+    ran.clear()
     assert same(plain, again)
     assert form.fingerprint(again) == before, "nothing is left laid over a block"
     assert blocks_of(live) == list(live[0])
@@ -614,6 +656,20 @@ def test_images_in_channels_last_learn_the_same(tmp_path):
     np.testing.assert_allclose(found[0], found[1], rtol=1e-2, atol=1e-3)
 
 
+def test_a_frozen_batch_normalisation_keeps_its_statistics(tmp_path):
+    live = nets.net()
+    live.layers[0].requires_grad_(False)
+    live.layers[1].requires_grad_(False)
+    before = live.layers[1].running_mean.clone()
+    module, _ = trained(tmp_path, live)
+    assert torch.equal(module.layers[1].running_mean, before)
+    assert torch.equal(module.layers[0].weight, live.layers[0].weight)
+    assert not torch.equal(module.layers[4].weight, live.layers[4].weight)
+    (tmp_path / "free").mkdir()
+    free, _ = trained(tmp_path / "free", nets.net())
+    assert not torch.equal(free.layers[1].running_mean, before)
+
+
 def test_progress_tells_epoch_loss_score_and_time(tmp_path):
     told = []
     plan = dataclasses.replace(QUICK, validation=0.2)
@@ -644,6 +700,9 @@ def test_two_processes_learn_what_one_does(tmp_path):
     told = (tmp_path / "told-1").read_text().splitlines()
     assert "1 examples to a step cannot be shared by 2 processes" in told[0]
     assert "compile needs a single process" in told[1]
+    mine, others = (load_file(tmp_path / f"normed-{place}.safetensors") for place in (0, 1))
+    assert all(torch.equal(tensor, others[name]) for name, tensor in mine.items())
+    assert mine["layers.1.running_mean"].any()
     found = load_file(tmp_path / "end.safetensors")
     plan = Plan(epochs=2, batch=15, micro_batch=4, learning_rate=0.02)
     live = nets.net(0, small)

@@ -80,7 +80,8 @@ class Technique(Protocol):
     recipes (of those in :data:`ONCE` no recipe holds two); ``use`` ends the sentence "use it when …"; ``needs`` maps
     each module it imports to the requirement that installs it; ``cost`` is the rough number of seconds it takes on a
     small model, and ``gain`` (1 where there is none) how many times faster it often makes one: both only for the
-    order of trying.
+    order of trying. One that cannot do without training as its knobs stand may have a method ``untrained()``: itself
+    with others, that make a model of the same shapes and kinds without; a latency is reached for with that.
     """
 
     name: ClassVar[str]

@@ -118,6 +118,9 @@ class Proof:
             return "weights are shared with a layer that keeps its channels"
         found, where, reason = self._run(narrow)
         if found is None:
+            sharing = _sharing(self._module, where)
+            if sharing:
+                return f"{where} shares weights with {', '.join(sharing)}, and they can be narrower only one by one"
             return f"{where or 'the model'} fails when they are narrower ({reason}): is a size written into its code?"
         wanted, _, reason = self._run(silenced(self._module, cuts, narrow))
         if wanted is None:
@@ -173,6 +176,16 @@ def _alike(one: torch.Tensor, other: torch.Tensor, limit: float) -> bool:
         )
     scale = 1e-12 + max(float(one.abs().max()), float(other.abs().max())) if one.numel() else 1.0
     return not one.numel() or float((one - other).abs().max()) <= limit * scale
+
+
+def _sharing(module: nn.Module, path: str) -> list[str]:
+    """The other modules that hold a parameter of the module at a path as their own."""
+    parts = dict(module.named_modules())
+    ours = {id(one) for one in parts[path].parameters(recurse=False)} if path in parts else set()
+    return [
+        other for other, part in parts.items()
+        if other != path and any(id(one) in ours for one in part.parameters(recurse=False))
+    ]  # fmt: skip
 
 
 def _is_tied_alike(before: nn.Module, after: nn.Module) -> bool:

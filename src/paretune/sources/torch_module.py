@@ -61,6 +61,7 @@ class TorchModule:
                 "a module alone does not say what it takes", where="Workload.model",
                 do="give data, or export it with torch.export or to ONNX",
             )  # fmt: skip
+        _demand_made(module)
         twin = form.detach_copy(module)
         names = _names(module, examples)
         keyword = examples.keys is not None
@@ -144,6 +145,19 @@ def _module_of(model: object) -> torch.nn.Module | None:
     wrappers = (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)
     inner = model.module if isinstance(model, wrappers) else getattr(model, "_orig_mod", model)
     return inner if isinstance(inner, torch.nn.Module) else model
+
+
+def _demand_made(module: torch.nn.Module) -> None:
+    """Refuse a module whose lazy layers do not know their shapes yet."""
+    import torch
+
+    kinds = (torch.nn.parameter.UninitializedParameter, torch.nn.parameter.UninitializedBuffer)
+    tensors = (*module.named_parameters(), *module.named_buffers())
+    lazy = next((name for name, one in tensors if isinstance(one, kinds)), "")
+    if lazy:
+        raise WorkloadError(
+            f"{lazy} has no shape yet", where="Workload.model", do="run the model once on an example, then give it"
+        )
 
 
 def _names(module: torch.nn.Module, examples: Split) -> list[str]:

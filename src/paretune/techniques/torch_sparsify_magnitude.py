@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -71,6 +72,10 @@ class TorchSparsifyMagnitude(Sparsifying):
         prune = partial(masks.shrink, held, masks.goals(weights, self.sparsity, self.scope))
         how = f"{self.importance}, {self.scope}, {self.schedule}"
         return sparsify(module, artifact, fit, self, held, prune, products, how, name=self.name)
+
+    def untrained(self) -> Self:
+        """By magnitude: movement shows only in training."""
+        return dataclasses.replace(self, importance="magnitude")
 
     @classmethod
     def light(cls) -> tuple[Self, ...]:

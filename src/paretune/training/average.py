@@ -22,13 +22,13 @@ class Average:
     Attributes
     ----------
     tensors
-        The mean by name of the parameter; empty before the first of these steps.
+        The mean by name of the parameter, in float32 at least; empty before the first of these steps.
     count
         How many steps it is over.
     """
 
     def __init__(self, module: torch.nn.Module, share: float, total: int) -> None:
-        self._module, self._first = module, total - round(share * total)
+        self._module, self._first = module, total - (max(1, round(share * total)) if share else 0)
         self.tensors: dict[str, torch.Tensor] = {}
         self.count = 0
 
@@ -39,8 +39,9 @@ class Average:
             return
         self.count += 1
         for name, parameter in self._module.named_parameters():
-            mean = self.tensors.setdefault(name, parameter.detach().clone())
-            mean.lerp_(parameter, 1 / self.count)
+            now = parameter.detach().to(torch.promote_types(parameter.dtype, torch.float32))
+            mean = self.tensors.setdefault(name, now.clone())
+            mean.lerp_(now, 1 / self.count)
 
     @torch.no_grad()
     def lay(

@@ -41,9 +41,10 @@ class Distance:
         self.unit = "nats" if (classes := means_classes(sample, fit, plan)) else "mean squared difference"
         self.device = home()
         lessons = Lessons(sample, artifact, self.device)
-        places = [np.arange(start, min(start + AT_ONCE, len(sample))) for start in range(0, len(sample), AT_ONCE)]
+        size = min(plan.micro_batch or AT_ONCE, AT_ONCE)
+        places = [np.arange(start, min(start + size, len(sample))) for start in range(0, len(sample), size)]
         self._lessons = [lessons.at(part) for part in places]
-        self._step = distilling(Teacher(fit.teacher, sample, self.device), None, 1.0, 1.0, classes)
+        self._step = distilling(Teacher(fit.teacher, sample, self.device, at_once=size), None, 1.0, 1.0, classes)
         self._names = form.keywords(artifact)
 
     def __call__(self, module: torch.nn.Module) -> float:

@@ -18,7 +18,7 @@ from paretune.errors import BuildError
 from paretune.forms import torch as form
 from paretune.training import random_state
 from paretune.training.augmentation import Augmentation
-from paretune.training.device import arithmetic, repeatable
+from paretune.training.device import arithmetic, channels_innermost, repeatable
 from paretune.training.learner import answer_of
 from paretune.training.lesson import Lesson, Lessons
 from paretune.training.loss import (
@@ -66,6 +66,8 @@ class Teacher:
         float32 in any case.
     channels_last
         Whether its images and filters have their channels innermost.
+    at_once
+        How many examples it answers at once, where it answers all of them beforehand, at most; 0: as many as usual.
     name
         The technique's name, for errors.
 
@@ -87,6 +89,7 @@ class Teacher:
         consensus: float = 0.0,
         precision: str = "fp32",
         channels_last: bool = False,
+        at_once: int = 0,
         name: str = "teacher",
     ) -> None:
         if artifact.form != "torch":
@@ -100,9 +103,9 @@ class Teacher:
         self._device, self._home = torch.device("cpu") if form.is_program(self._model) else device, device
         innermost = channels_last and not form.is_program(self._model)
         if innermost:  # a graph was made for the strides that it was exported with
-            self._model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            channels_innermost(self._model)
         self._model.to(self._device)
-        self._precision = precision
+        self._precision, self._at_once = precision, min(at_once or ANSWERED_AT_ONCE, ANSWERED_AT_ONCE)
         self._names, self._fixed = form.keywords(artifact), artifact.fixed_batch
         self._lessons = Lessons(split, _of_any_batch(artifact), self._device, innermost)
         self._augmentation, self._progress = augmentation, progress
@@ -194,9 +197,9 @@ class Teacher:
         # in one order and in batches of one size, so that a resumed training learns from the same bits
         count, found = len(self._lessons), []
         with repeatable(self._device), random_state.seeded(0, self._device):
-            for start in range(0, count, ANSWERED_AT_ONCE):
+            for start in range(0, count, self._at_once):
                 self._progress(start / count, f"asking the original{f', view {view}' if view else ''}")
-                lesson = self._lessons.at(np.arange(start, min(start + ANSWERED_AT_ONCE, count)))
+                lesson = self._lessons.at(np.arange(start, min(start + self._at_once, count)))
                 if self._augmentation:
                     lesson = self._augmentation.of(lesson, view, self._lessons.at)
                 found.append(self._agreed(lesson))
@@ -241,7 +244,7 @@ def distilling(
         if classes:
             labels = positions(answer, lesson)
             share = 1.0 if labels is None else balance(lesson, lambda labels: labels >= 0)
-            taught = imitation(answer, wanted, labels, temperature) * share
+            taught = imitation(answer, wanted, labels, temperature, lesson.classes_last) * share
         else:
             taught = functional.mse_loss(answer.float(), wanted)
         if alpha == 1:
@@ -266,7 +269,7 @@ def positions(answer: torch.Tensor, lesson: Lesson) -> torch.Tensor | None:
 
 
 def imitation(
-    answer: torch.Tensor, wanted: torch.Tensor, labels: torch.Tensor | None, temperature: float
+    answer: torch.Tensor, wanted: torch.Tensor, labels: torch.Tensor | None, temperature: float, last: bool = False
 ) -> torch.Tensor:
     """:func:`soft` over every position that has a class; those with a negative label (padding, say) are left out.
 
@@ -284,7 +287,7 @@ def imitation(
                 where="train", do="give one label for each position, or set answers=values",
             )  # fmt: skip
         labels = torch.zeros_like(wanted.movedim(1, -1)[..., 0] if wanted.ndim > 1 else wanted, dtype=torch.int64)
-    student, teacher = class_rows(answer, labels), class_rows(wanted, labels)
+    student, teacher = class_rows(answer, labels, last), class_rows(wanted, labels, last)
     kept = labels.reshape(-1) >= 0
     if not bool(kept.all()):
         student, teacher = student[kept], teacher[kept]

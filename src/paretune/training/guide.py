@@ -83,7 +83,7 @@ class Guide(Teacher):
 
     def watched(self, lesson: Lesson) -> tuple[Use, ...]:
         """What its modules do; see :func:`~paretune.training.structure.watch`."""
-        return watch(self._model, self._names, lesson.inputs)
+        return watch(self._model, self._names, tuple(tensor.to(self._device) for tensor in lesson.inputs))
 
     def listen(self, paths: Sequence[str], where: str) -> Taps:
         """From now on keep what the modules at these paths give."""

@@ -145,7 +145,7 @@ def _expected(module: nn.Module, group: Group) -> torch.Tensor:
         held = weight(module, member)
         if held is None or held.grad is None:
             continue
-        product = (held.detach() * held.grad).double().cpu()
+        product = (held.detach() * held.grad).cpu().double()
         share = rows(module, member, product)
         if share is not None:
             total.index_add_(0, torch.tensor(member.roots), share.sum(1))

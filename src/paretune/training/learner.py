@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch.nn.modules.batchnorm import _NormBase
 
 from paretune.errors import BuildError
 from paretune.forms import torch as form
@@ -49,13 +51,20 @@ def answer_of(outputs: Any) -> torch.Tensor:
     return tensors[names.index("logits") if "logits" in names else 0]
 
 
+def frozen(module: torch.nn.Module) -> Iterator[_NormBase]:
+    """The normalisations whose scale and shift are frozen: their running statistics are part of what was frozen."""
+    for part in module.modules():
+        if isinstance(part, _NormBase) and part.affine and not any(one.requires_grad for one in part.parameters()):
+            yield part
+
+
 def demand_trainable(module: torch.nn.Module, where: str) -> None:
     """Refuse a module that cannot learn.
 
     Raises
     ------
     BuildError
-        If it is an exported program, has no parameters, or all of them are frozen.
+        If it is an exported program, has no parameters, all of them are frozen, or one that is not is in float16.
     """
     if form.is_program(module):
         raise BuildError(
@@ -69,4 +78,11 @@ def demand_trainable(module: torch.nn.Module, where: str) -> None:
         raise BuildError(
             f"all {len(parameters)} parameters of the model are frozen", where=where,
             do="set requires_grad on those that may change, before the model is given to the workload",
+        )  # fmt: skip
+    learns = ((name, one) for name, one in module.named_parameters() if one.requires_grad)
+    half = next((name for name, one in learns if one.dtype is torch.float16), "")
+    if half:
+        raise BuildError(
+            f"{half} is in float16, which has no room for the steps of a training", where=where,
+            do="give the model in float32 (model.float()), and set precision=fp16 or bf16",
         )  # fmt: skip

@@ -22,7 +22,7 @@ class Lesson:
     Attributes
     ----------
     labels
-        Of the dtype that the data gives them; unsigned integers of more than eight bits as int64.
+        Of the dtype that the data gives them; unsigned integers as int64.
     view
         Which view of the examples the inputs are (see :class:`~paretune.training.augmentation.Augmentation`): 0 as they
         are given. Answers to one view are no answers to another.
@@ -30,6 +30,9 @@ class Lesson:
         Those of the inputs, where the data names them.
     batch_labels
         Where the lesson is a part of a batch only: the labels of all of it.
+    classes_last
+        Whether the model answers along a free axis, and with classes along the last one: a batch may happen to be as
+        long as there are classes.
     """
 
     inputs: tuple[torch.Tensor, ...]
@@ -38,6 +41,7 @@ class Lesson:
     view: int = 0
     names: tuple[str, ...] | None = None
     batch_labels: torch.Tensor | None = None
+    classes_last: bool = False
 
     def __len__(self) -> int:
         return len(self.places)
@@ -60,6 +64,12 @@ class Lessons:
         """Those of the inputs, where the model takes them by keyword."""
         return form.keywords(self.artifact)
 
+    @property
+    def _classes_last(self) -> bool:
+        outputs = self.artifact.outputs
+        shape = next((spec.shape for spec in outputs if spec.name == "logits"), outputs[0].shape if outputs else ())
+        return len(shape) > 2 and isinstance(shape[-1], int) and not isinstance(shape[1], int)
+
     def at(self, places: Places) -> Lesson:
         """The examples at these places, in this order.
 
@@ -76,6 +86,7 @@ class Lessons:
             None if batch.labels is None else self._moved(_labels(batch.labels)),
             torch.as_tensor(places.copy()),
             names=self.names,
+            classes_last=self._classes_last,
         )
 
     def labels(self, places: Places) -> torch.Tensor | None:
@@ -96,9 +107,9 @@ class Lessons:
 
 
 def _labels(array: np.ndarray[Any, Any]) -> torch.Tensor:
-    """Labels as torch computes with them: it has next to nothing for unsigned integers of more than eight bits."""
+    """Labels as torch computes with them: it has next to nothing for unsigned integers, where -100 is another class."""
     labels = form.native(array)
-    return labels.long() if labels.dtype in (torch.uint16, torch.uint32, torch.uint64) else labels
+    return labels.long() if array.dtype.kind == "u" else labels
 
 
 def demand_lessons(split: Split | None, where: str) -> Split:

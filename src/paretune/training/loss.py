@@ -61,7 +61,8 @@ def hard(loss: Callable[..., Any] | None, outputs: Any, lesson: Lesson) -> torch
     if lesson.labels is None:
         raise BuildError("has no labels to learn from", where="train", do="return (inputs, label) items")
     if loss is None:
-        return against_labels(answer_of(outputs), lesson.labels) * balance(lesson, lambda labels: labels >= 0)
+        found = against_labels(answer_of(outputs), lesson.labels, lesson.classes_last)
+        return found * balance(lesson, lambda labels: labels >= 0)
     share = balance(lesson, lambda labels: labels != IGNORED)
     if share == 0:
         return answer_of(outputs).float().sum() * 0
@@ -116,11 +117,11 @@ def balance(lesson: Lesson, counts: Callable[[torch.Tensor], torch.Tensor]) -> f
     return int(counts(lesson.labels).sum()) / len(lesson) / whole if whole else 1.0
 
 
-def against_labels(answer: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def against_labels(answer: torch.Tensor, labels: torch.Tensor, last: bool = False) -> torch.Tensor:
     """Cross-entropy for class labels (integers; negative ones are left out), the mean squared error for floats."""
     if labels.is_floating_point():
         return functional.mse_loss(answer.float(), like(labels, answer))
-    logits, truth = rows(answer, labels)
+    logits, truth = rows(answer, labels, last=last)
     if not len(truth):
         return answer.float().sum() * 0
     return functional.cross_entropy(logits, truth)
@@ -144,7 +145,7 @@ def examined(answer: torch.Tensor, lesson: Lesson) -> torch.Tensor:
     if lesson.labels.is_floating_point():
         errors = (answer.float() - like(lesson.labels, answer)) ** 2
         return -errors.reshape(len(lesson), -1).mean(dim=1)
-    logits, truth = rows(answer, lesson.labels, every=True)
+    logits, truth = rows(answer, lesson.labels, every=True, last=lesson.classes_last)
     right = (logits.argmax(dim=-1) == truth).float().reshape(len(lesson), -1)
     counted = (truth >= 0).float().reshape(len(lesson), -1)
     return (right * counted).sum(dim=1) / counted.sum(dim=1).clamp(min=1)
@@ -199,10 +200,13 @@ def like(labels: torch.Tensor, answer: torch.Tensor) -> torch.Tensor:
     return labels.float().reshape(answer.shape)
 
 
-def rows(answer: torch.Tensor, labels: torch.Tensor, every: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+def rows(
+    answer: torch.Tensor, labels: torch.Tensor, every: bool = False, last: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits float32 [m, classes] and classes int64 [m]; those with a negative label only with ``every``.
 
-    Classes lie along axis 1, as torch has it, else along the last axis. A single column (or none) is a binary logit z,
+    Classes lie along axis 1, as torch has it, else along the last axis; where both are as long, ``last`` tells (see
+    :class:`~paretune.training.lesson.Lesson`). A single column (or none) is a binary logit z,
     and stands for the two logits 0 and z.
 
     Raises
@@ -212,7 +216,7 @@ def rows(answer: torch.Tensor, labels: torch.Tensor, every: bool = False) -> tup
     """
     if labels.is_floating_point():
         raise _misfit(labels, answer)
-    logits = class_rows(answer, labels)
+    logits = class_rows(answer, labels, last)
     truth = labels.reshape(-1).long()
     if truth.numel() and int(truth.max()) >= logits.shape[1]:
         raise BuildError(
@@ -223,17 +227,16 @@ def rows(answer: torch.Tensor, labels: torch.Tensor, every: bool = False) -> tup
     return (logits, truth) if every or bool(kept.all()) else (logits[kept], truth[kept])
 
 
-def class_rows(answer: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def class_rows(answer: torch.Tensor, labels: torch.Tensor, last: bool = False) -> torch.Tensor:
     """Logits float32 [m, classes], one row for each of ``labels``; see :func:`rows`."""
     count = labels.numel()
     answer = answer.float()
     if answer.numel() == count:
         flat = answer.reshape(-1)
         return torch.stack([torch.zeros_like(flat), flat], dim=1)
-    if answer.ndim >= 2 and count == answer.numel() // answer.shape[1] and _fits(labels, answer, 1):
-        return answer.movedim(1, -1).reshape(count, -1)
-    if answer.ndim >= 2 and count == answer.numel() // answer.shape[-1] and _fits(labels, answer, -1):
-        return answer.reshape(count, -1)
+    for axis in (-1, 1) if last else (1, -1):
+        if answer.ndim >= 2 and count == answer.numel() // answer.shape[axis] and _fits(labels, answer, axis):
+            return answer.movedim(axis, -1).reshape(count, -1)
     raise _misfit(labels, answer)
 
 

@@ -124,12 +124,15 @@ def quantised(module: nn.Module, artifact: Artifact, fit: Fit, name: str, wish: 
     edits: tuple[Edit, ...] = (fold, edit) if fold.pairs else (edit,)
     lines = [_line(bits, settings, fold), *_left(module, placement, bool(wish.activations and wish.outputs))]
 
+    each = _each(module, shares, floors, wish)
+
     def finish() -> list[str]:
+        each(1, 1)  # scales that follow the weights follow a mean of them too
         fallen = _fallen(module, floors)  # folding changes scales, and so what they are to be compared with
         later.apply(module)
         return fallen
 
-    return Quantised(edits, _each(module, shares, floors, wish), finish, tuple(lines), _table(module))
+    return Quantised(edits, each, finish, tuple(lines), _table(module))
 
 
 def _flow(module: nn.Module, artifact: Artifact, fit: Fit) -> torch_flow.Flow:

@@ -40,13 +40,17 @@ def restore(tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any], devic
 
 @contextlib.contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Every generator seeded; afterwards the caller's go on as if nothing had been drawn."""
+    """Every generator seeded; afterwards the caller's go on as if nothing had been drawn, those of all GPUs too."""
     before = capture(device)
+    # torch seeds every device at once, whichever is used here
+    others = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     sow(seed)
     try:
         yield
     finally:
         restore(*before, device)
+        if others:
+            torch.cuda.set_rng_state_all(others)
 
 
 def sow(seed: int) -> None:

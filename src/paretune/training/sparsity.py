@@ -17,6 +17,7 @@ from paretune.build.technique import Fit
 from paretune.errors import BuildError
 from paretune.forms import torch as form
 from paretune.forms import torch_count
+from paretune.forms.torch_path import demand_named
 from paretune.training.learner import demand_trainable
 
 _NORMALISATIONS = (
@@ -94,12 +95,14 @@ def eligible(
     Raises
     ------
     BuildError
-        If the module cannot learn, there is no such weight, or one holds what is not finite.
+        If the module cannot learn, there is no such weight, one holds what is not finite, or ``keep`` has a pattern
+        that names nothing.
     """
     demand_trainable(module, where)
+    demand_named(module, keep, f"{where}.keep")
     found = _weights(module)
     kept, idle = _kept(module, (*keep, *fit.keep))
-    fit.unmatched(idle)
+    fit.unmatched([pattern for pattern in idle if pattern in fit.keep])
     spared = {weight.name for weight in found if any(name in kept for name in _names_of(module, weight))}
     order = [name for name, _ in products.each] or [weight.name for weight in found]
     if spare != "none" and order:

@@ -11,6 +11,7 @@ import torch
 
 from paretune.errors import BuildError, ParetuneError
 from paretune.forms import torch as form
+from paretune.forms.torch_fake_quant import quantisers
 from paretune.training.attention import Listening, Look
 from paretune.training.features import first_tensor
 
@@ -52,7 +53,8 @@ def watch(module: torch.nn.Module, names: tuple[str, ...] | None, inputs: tuple[
         if running:
             attending.add(running[-1])
 
-    parts = [(path, part) for path, part in module.named_modules() if path]
+    rounds = {path for path, _ in quantisers(module)}  # a quantiser is no part of what the user built
+    parts = [(path, part) for path, part in module.named_modules() if path and path not in rounds]
     hooks = [part.register_forward_pre_hook(partial(begin, path)) for path, part in parts]
     hooks += [part.register_forward_hook(partial(end, path)) for path, part in parts]
     try:

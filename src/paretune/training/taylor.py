@@ -98,6 +98,6 @@ def _scored(
         first = taken[path]
         effect = torch.zeros_like(first) if first.grad is None else first.detach() * first.grad
         rows = effect.reshape(-1, effect.shape[-1] // size, size)
-        found[path] = (rows.double().sum(dim=(0, 2)).abs() / len(lesson)).cpu()
+        found[path] = rows.cpu().double().sum(dim=(0, 2)).abs() / len(lesson)
     learner.zero_grad(set_to_none=True)
     return found

@@ -24,15 +24,15 @@ from paretune.training.activation_checkpoint import recomputed
 from paretune.training.augmentation import Augmentation
 from paretune.training.average import MEASURED, Average
 from paretune.training.checkpoint import Checkpoint, Checkpoints, purpose, tensors_of, unsaved_of
-from paretune.training.device import accelerator, repeatable
-from paretune.training.learner import Learner, demand_trainable
+from paretune.training.device import accelerator, channels_innermost, repeatable
+from paretune.training.learner import Learner, demand_trainable, frozen
 from paretune.training.lesson import Lesson, Lessons
 from paretune.training.loss import Examine, Step, examine
 from paretune.training.optimizer import load_state, made, state_of
 from paretune.training.order import Order, Places, parted, parts
 from paretune.training.outcome import Epoch, Outcome, progress_line
 from paretune.training.plan import Plan
-from paretune.training.processes import agreed, demand_agreement, demand_shareable
+from paretune.training.processes import agreed, demand_agreement, demand_shareable, share_buffers
 from paretune.training.schedule import share
 
 SHOWN_EVERY_S = 1.0
@@ -73,7 +73,10 @@ def train(
 
     The same module, data, plan and seed give the same parameters, bit for bit, on the same machine with as many
     threads, whether or not it was killed and went on from a checkpoint. Started as several processes, by
-    ``accelerate launch`` on GPUs or ``torchrun`` on a CPU, each takes its share of each batch.
+    ``accelerate launch`` on GPUs or ``torchrun`` on a CPU, each takes its share of each batch, and all end with the
+    same parameters; statistics of batch normalisation are those of the first one's share.
+
+    Frozen parameters stay, and so do the statistics of a batch normalisation whose scale and shift are frozen.
 
     Parameters
     ----------
@@ -145,7 +148,7 @@ class Trainer:
         self.augmentation = Augmentation.planned(plan, seed, len(data))
         demand_shareable(device, self.order.batch, plan, companion, name)
         if plan.channels_last:
-            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            channels_innermost(module)
         self.learner = device.prepare_model(Learner(module, form.keywords(artifact), companion))
         if plan.compile:
             self.learner.compile()
@@ -165,6 +168,8 @@ class Trainer:
         """Train to the end, from the newest checkpoint on where there is one."""
         begun = self._resume()
         self.learner.train()
+        for layer in frozen(self.module):
+            layer.eval()
         self.each(begun, self.total)
         self._clock = self._shown = self._saved = time.monotonic()
         for number in range(begun, self.total):
@@ -383,6 +388,7 @@ class Trainer:
                 tensor.copy_(self.best[name])
         if self.average.count:
             self.average.lay(self._last_inputs(), self.lessons.names, self.name)
+        share_buffers(self.device, self._trained())
         for owner, name, value in self.passing:
             owner._buffers[name] = value
 

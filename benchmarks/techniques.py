@@ -5,20 +5,28 @@
 
 Each technique is applied alone, with its most promising knobs, between the conversions that it needs, and is measured
 on a runtime that takes what it gives; then it is set beside the original once more, in turns, and scored on all of the
-held-out data. A run that was broken off goes on where it was. The machine must do nothing else.
+held-out data. What finds nothing to do in the model (heads, in a convolutional net) is shown on a small transformer
+instead. A run that was broken off goes on where it was. The machine must do nothing else.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import re
 import tempfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from torch import nn
+
 import paretune
+from paretune import Workload, demo
 from paretune.ask import plugin
 from paretune.ask.knob import Knob, knobs_of, make
 from paretune.build.candidate import Candidate
@@ -29,6 +37,55 @@ DOCUMENT = ROOT / "docs" / "techniques.md"
 TARGETS = ("onnxruntime", "openvino")
 """Where a technique is measured: the first of them that takes what it gives."""
 FORM = "torch"
+
+
+def transformer() -> Workload:
+    """The demo's digits, read row by row by an encoder of three layers: trained in half a minute, always the same."""
+    train, heldout = demo.examples()
+    return Workload("digits by rows", model=lambda: encoder(train), train=train, heldout=heldout)
+
+
+class RowsEncoder(nn.Module):
+    """Images float32 [batch, 1, 16, 16] → logits [batch, 10]; a row is a token."""
+
+    def __init__(self, width: int = 64, layers: int = 3) -> None:
+        super().__init__()
+        self.embed = nn.Linear(demo.SIDE, width)
+        self.place = nn.Parameter(torch.zeros(demo.SIDE, width))
+        layer = nn.TransformerEncoderLayer(width, 4, 4 * width, dropout=0.1, batch_first=True)
+        self.layers = nn.ModuleList(copy.deepcopy(layer) for _ in range(layers))
+        self.head = nn.Linear(width, 10)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        x = self.embed(image.flatten(1, 2)) + self.place
+        for layer in self.layers:
+            x = layer(x)
+        return self.head(x.mean(1))
+
+
+def encoder(train: list[tuple[Any, Any]], epochs: int = 60, size: int = 64) -> nn.Module:
+    """Trained by AdamW on one cycle of the rate; seeded, on one thread."""
+    images = torch.from_numpy(np.stack([image for image, _ in train]))
+    labels = torch.from_numpy(np.array([label for _, label in train]))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+            torch.manual_seed(0)
+            net = RowsEncoder().train()
+            optimizer = torch.optim.AdamW(net.parameters(), weight_decay=0.05)
+            steps = epochs * -(-len(images) // size)
+            schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=steps)
+            for _ in range(epochs):
+                for chosen in torch.randperm(len(images)).split(size):
+                    loss = nn.functional.cross_entropy(net(images[chosen]), labels[chosen], label_smoothing=0.1)
+                    optimizer.zero_grad()
+                    loss.backward()
+                    optimizer.step()
+                    schedule.step()
+    finally:
+        torch.set_num_threads(threads)
+    return net.eval()
 
 
 def recipes(epochs: int | None) -> Iterator[tuple[str, Candidate]]:
@@ -90,26 +147,55 @@ def beside(run: Any, entry: dict[str, Any], workload: Any, seconds: float) -> di
         found = paretune.compare(bundle, run.root / "baseline", workload, seconds=seconds).describe(
             run.result["budget"]["confidence"]
         )
-    return {"speedup": found["ratio"], "drops": found["drops"]}
+        packed = [deflated(place) for place in (bundle, run.root / "baseline")]
+    return {"speedup": found["ratio"], "drops": found["drops"], "compressed": packed[0] / packed[1]}
 
 
-def row(name: str, entry: dict[str, Any] | None, baseline: dict[str, Any]) -> list[str]:
+def deflated(bundle: Path) -> int:
+    """Bytes of the files that a runtime opens, each compressed by DEFLATE (RFC 1951)."""
+    files = [path for path in bundle.iterdir() if path.stem == "model"]
+    return sum(len(zlib.compress(path.read_bytes())) for path in files)
+
+
+def measured(
+    workload: Workload, shown_by: dict[str, Candidate], out: Path, time: str, seconds: float
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """The result of a run of these candidates, and the entries of those that could be measured, by technique."""
+    run = paretune.optimize(
+        workload, "drop<=1pp", recipes=list(shown_by.values()), targets=list(TARGETS), time=time, out=out, resume=True
+    )
+    result = json.loads((run.root / "result.json").read_text())
+    found = {entry["id"]: entry for entry in [*result["candidates"], result["baseline"]]}
+    entries = {}
+    for name, one in shown_by.items():
+        entry = found.get(one.id)
+        if entry is None:
+            continue
+        entries[name] = entry | {"whole": result["baseline"], "on": workload.name}
+        if entry["status"] == "built" and entry["runs"]:
+            entries[name] |= beside(run, entry, workload, seconds)
+    return result, entries
+
+
+def row(name: str, entry: dict[str, Any] | None, usual: str) -> list[str]:
     kind = plugin.load("techniques", name)
     if entry is None or "speedup" not in entry:
         why = "not built" if entry is None else str(entry["error"] or entry["why"]).split(" — ")[0]
         told = f"{kind.use} (not here: {why.removeprefix(f'{name}: ')})"
-        return [f"[`{name}`](#{name})", "–", "–", "–", "–", "–", "–", told.replace("|", "\\|")]
+        return [f"[`{name}`](#{name})", *["–"] * (len(HEADS) - 2), told.replace("|", "\\|")]
+    baseline = entry["whole"]
     reference = entry["runs"][0]["speedup_over_reference"]
     drop = next(iter(entry["drops"].values()), None)
     return [
         f"[`{name}`](#{name})",
         f"{100 * entry['size_bytes'] / baseline['size_bytes']:.0f} %",
+        f"{100 * entry['compressed']:.0f} %",
         "–" if entry["macs"] is None or not baseline["macs"] else f"{100 * entry['macs'] / baseline['macs']:.0f} %",
         interval(entry["speedup"], "×"),
         interval(reference, "×"),
         "–" if drop is None else interval(drop, f" {drop['unit']}"),
         f"{entry['seconds_to_build'] / 60:.2g}",
-        kind.use,
+        kind.use if entry["on"] == usual else f"{kind.use} (shown on `{entry['on']}`)",
     ]
 
 
@@ -119,20 +205,15 @@ def interval(value: dict[str, Any] | None, unit: str) -> str:
     return f"{value['value']:.2f}{unit} ({value['low']:.2f} … {value['high']:.2f})"
 
 
-def document(result: dict[str, Any], names: dict[str, str], arguments: str) -> str:
+HEADS = (
+    "technique", "size", "compressed", "MACs", "speed-up", "over onnxruntime FP32", "drop", "minutes to build",
+    "use it when",
+)  # fmt: skip
+
+
+def document(result: dict[str, Any], entries: dict[str, dict[str, Any]], names: list[str], arguments: str) -> str:
     """The page."""
-    found = {entry["id"]: entry for entry in [*result["candidates"], result["baseline"]]}
     machine, data = result["machine"], result["workload"]
-    heads = [
-        "technique",
-        "size",
-        "MACs",
-        "speed-up",
-        "over onnxruntime FP32",
-        "drop",
-        "minutes to build",
-        "use it when",
-    ]
     lines = [
         "# Techniques",
         "",
@@ -140,19 +221,21 @@ def document(result: dict[str, Any], names: dict[str, str], arguments: str) -> s
         "",
         f"Written by that command. Each technique alone on `{data['name']}`, batch {result['batches'][0]}, "
         f"{machine['threads']} threads of {machine['cpu']}, between the conversions that it needs; a graph is "
-        "folded before its precision is lowered. Size and multiply-accumulates are shares of the original's; the "
+        "folded before its precision is lowered. Size (as it lies there, and compressed by DEFLATE) and "
+        "multiply-accumulates are shares of the original's; the "
         "speed-up is over the original in PyTorch eager, and over its plain export on onnxruntime; the drop is on all "
         "of the held-out data. All "
         f"intervals are at {100 * result['budget']['confidence']:.0f} %. What a technique gains on another model, "
-        "another machine or with longer training is for `paretune optimize` to measure there.",
+        "another machine or with longer training is for `paretune optimize` to measure there. What finds nothing to do "
+        f"in `{data['name']}` is shown on another model, which its row names.",
         "",
-        "| " + " | ".join(heads) + " |",
-        "|---|" + "---:|" * (len(heads) - 2) + "---|",
-        *("| " + " | ".join(row(name, found.get(one), result["baseline"])) + " |" for name, one in names.items()),
+        "| " + " | ".join(HEADS) + " |",
+        "|---|" + "---:|" * (len(HEADS) - 2) + "---|",
+        *("| " + " | ".join(row(name, entries.get(name), data["name"])) + " |" for name in names),
         "",
     ]
-    for name, one in names.items():
-        lines += section(name, found.get(one))
+    for name in names:
+        lines += section(name, entries.get(name))
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -206,24 +289,18 @@ def main() -> None:
     wanted = None if asked.only is None else set(asked.only.split(","))
     shown_by = {name: one for name, one in recipes(asked.epochs) if wanted is None or name in wanted}
     workload = load(asked.workload)
-    run = paretune.optimize(
-        workload, "drop<=1pp", recipes=list(shown_by.values()), targets=list(TARGETS), time=asked.time,
-        out=asked.out, resume=True,
-    )  # fmt: skip
-    result = json.loads((run.root / "result.json").read_text())
-    ids = {one.id for one in shown_by.values()}
-    for entry in result["candidates"]:
-        if entry["id"] in ids and entry["status"] == "built" and entry["runs"]:
-            entry |= beside(run, entry, workload, asked.seconds)
+    result, entries = measured(workload, shown_by, asked.out, asked.time, asked.seconds)
+    left = {name: one for name, one in shown_by.items() if "speedup" not in entries.get(name, {})}
+    if left:
+        place = asked.out.with_name(f"{asked.out.name}-transformer")
+        entries |= measured(transformer(), left, place, asked.time, asked.seconds)[1]
     said = "".join(
         f" {flag}" for flag in (
             asked.workload if asked.workload != parser.get_default("workload") else "",
             f"--epochs {asked.epochs}" if asked.epochs else "",
         ) if flag
     )  # fmt: skip
-    asked.document.write_text(
-        document(result, {name: one.id for name, one in shown_by.items()}, said), encoding="utf-8"
-    )
+    asked.document.write_text(document(result, entries, list(shown_by), said), encoding="utf-8")
     print(asked.document.read_text(encoding="utf-8").split("\n## ")[0])
 
 

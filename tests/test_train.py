@@ -19,6 +19,8 @@ from paretune.errors import CallError, RecipeError
 
 WORK = '''
 """A net with batch normalisation to be pruned and taught."""
+import os
+
 import numpy as np
 import torch
 
@@ -38,6 +40,15 @@ def unseeded():
 rows = np.random.default_rng(0).standard_normal((600, 6)).astype("float32")
 items = [(x, np.int64(x[:3].argmax())) for x in rows]
 work = Workload("small", net, train=items[:400], heldout=items[400:])
+
+
+def loss(outputs, labels):
+    if os.environ.get("RANK") == "1":
+        raise RuntimeError("this one alone fails")
+    return torch.nn.functional.cross_entropy(outputs, labels)
+
+
+lonely = Workload("small", net, train=items[:400], heldout=items[400:], loss=loss)
 other = Workload("small", unseeded, train=items[:400], heldout=items[400:])
 '''
 QUICK = {"epochs": 2, "batch": 32, "learning_rate": 0.02}
@@ -122,6 +133,16 @@ def test_two_processes_make_it_together(folder):
 def test_processes_with_different_models_are_refused(folder):
     done = together(folder, "other", expect=1)
     assert "the processes that were started together have different models" in done.stdout + done.stderr
+
+
+def test_one_that_fails_alone_ends_all_and_nothing_is_remembered_as_failed(folder):
+    simple = [{"technique": "torch_finetune", "knobs": QUICK}]
+    Path("chain.json").write_text(json.dumps({"candidates": [{"recipe": simple, "target": "torch"}]}))
+    done = together(folder, "lonely", expect=1)
+    assert "this one alone fails" in done.stderr
+    assert not list(Path("together").rglob("failed.json"))
+    (made,) = paretune.train(load("small.py:lonely"), "chain.json", store="together", observers=())
+    assert made.artifact is not None
 
 
 def test_what_fails_is_told_and_remembered(folder):

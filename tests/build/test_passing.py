@@ -41,7 +41,12 @@ def test_want_of_memory(error):
 
 
 @pytest.mark.parametrize(
-    "text", ["CUDA error: unspecified launch failure", "CUBLAS_STATUS_EXECUTION_FAILED when calling"]
+    "text",
+    [
+        "CUDA error: unspecified launch failure",
+        "CUBLAS_STATUS_EXECUTION_FAILED when calling",
+        "[../third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1234",
+    ],
 )
 def test_a_device_that_fails(text):
     assert is_passing(caused(RuntimeError(text)))

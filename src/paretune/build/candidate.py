@@ -127,7 +127,7 @@ UNMATCHED = "unmatched.json"
 """Beside a finished step's artefact: the patterns of ``keep`` that named nothing in its model."""
 SECONDS = "seconds.json"
 """Beside a finished step's artefact: what making it took, over all tries but those that were killed."""
-ALIKE_S = 30.0
+ALIKE_S = 10.0
 """How long a process that failed waits for the first one to say that it failed too."""
 KNOWN_BY = 300
 """By so many drawn examples, and their number, training data is told from other data where nothing is trained."""
@@ -252,22 +252,33 @@ class Builder:
             return place, False
 
     def _make_together(self, crew: Crew, step: Technique, artifact: Artifact, key: str) -> tuple[Path, bool]:
-        """As :meth:`_make`: all apply the step, and the first one's result is kept."""
+        """As :meth:`_make`: all apply the step, and the first one's result is kept.
+
+        Raises
+        ------
+        BuildError
+            If they have different keys, or other stores.
+        ParetuneError
+            If this one fails alone, or for want of memory, say: the others wait for it in vain, so that all must end.
+        """
         if not crew.alike(key):
             raise BuildError(
                 "the processes that were started together have different models, data or knobs", where=step.name,
                 do="seed whatever makes them, and give all the same call",
             )  # fmt: skip
-        if crew.first:
-            with self.store.alone(key):
-                cached = crew.agree(self.store.get(key) is not None)
+        try:
+            if crew.first:
+                with self.store.alone(key):
+                    cached = crew.agree(self.store.get(key) is not None)
+                    if not cached:
+                        self.observer.on(Event("progress", f"applying {step.name}", {"fraction": 0.0}))
+                        self.store.put(key, "build", lambda scratch: self._apply(step, artifact, scratch, key))
+            else:
+                cached = crew.agree(False)
                 if not cached:
-                    self.observer.on(Event("progress", f"applying {step.name}", {"fraction": 0.0}))
-                    self.store.put(key, "build", lambda scratch: self._apply(step, artifact, scratch, key))
-        else:
-            cached = crew.agree(False)
-            if not cached:
-                self._follow(step, artifact, key)
+                    self._follow(step, artifact, key)
+        except BuildError as error:
+            raise ParetuneError(error.what, where=error.where, do=error.do) from error
         crew.wait()
         place = self.store.get(key)
         if place is None:

@@ -9,6 +9,8 @@ _KINDS = ("OutOfMemoryError", "AcceleratorError", "DistBackendError", "DistNetwo
 """Names of torch's exception types; no framework is imported here to ask them."""
 _MEMORY = ("out of memory", "can't allocate memory", "could not create a memory", "bad_alloc", "cannot allocate memory")
 _DEVICE = ("CUDA error", "CUDA driver error", "cuDNN error", "CUBLAS_STATUS", "cublasCreate", "HIP error", "NCCL error")
+_PEERS = ("closed by peer", "reset by peer", "gloo/transport")
+"""Another process of several ended, and took the connection with it."""
 
 
 def lacks_memory(error: BaseException) -> bool:
@@ -17,7 +19,7 @@ def lacks_memory(error: BaseException) -> bool:
 
 
 def is_passing(error: BaseException) -> bool:
-    """Whether a device failed or memory was not enough: another try, or another machine, may do better."""
+    """Whether a device or another process failed, or memory was not enough: another try or machine may do better."""
     return any(_is_memory(one) or _is_device(one) for one in _chain(error))
 
 
@@ -31,7 +33,7 @@ def _is_memory(error: BaseException) -> bool:
 def _is_device(error: BaseException) -> bool:
     if type(error).__name__ in _KINDS:
         return True
-    return isinstance(error, RuntimeError) and any(told in str(error) for told in _DEVICE)
+    return isinstance(error, RuntimeError) and any(told in str(error) for told in (*_DEVICE, *_PEERS))
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -68,7 +68,7 @@ def batch_size(
     from paretune.batch_size import batch_size as run
 
     work, _ = options.workload(workload, None, "accuracy")
-    found = run(work, technique, _knobs(knob or [], technique), up_to=up_to, seed=seed).describe()
+    found = run(work, technique, _knobs(knob or []), up_to=up_to, seed=seed).describe()
     result, _ = terminal.consoles(json)
     if json:
         ending.show(found)
@@ -76,7 +76,7 @@ def batch_size(
         result.print(tables.batch_sizes(found))
 
 
-def _knobs(texts: list[str], technique: str) -> dict[str, Any]:
+def _knobs(texts: list[str]) -> dict[str, Any]:
     """``NAME=VALUE`` as values: JSON's, else text.
 
     Raises

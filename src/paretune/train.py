@@ -89,7 +89,8 @@ def train(
     Raises
     ------
     ParetuneError
-        With what is wrong, where, and what to do. A step that fails is no error: see :attr:`Trained.error`.
+        With what is wrong, where, and what to do. A step that fails is no error (see :attr:`Trained.error`), but where
+        one of several processes fails alone, all end.
     """
     from paretune.training.processes import joined
 
